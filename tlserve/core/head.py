@@ -1,0 +1,109 @@
+"""A head is data: at most two dense layers, a link, a temperature, labels, and a novelty scale.
+
+Every way of training ends in this one form, so there is one numpy `apply` (here) and one ONNX export
+(release), each tested against the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tlserve.core.types import Features, Probabilities
+
+Link = Literal["softmax", "sigmoid"]
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """weight: (n_in, n_out) float32; bias: (n_out,) float32."""
+
+    weight: Float32
+    bias: Float32
+
+
+@dataclass(frozen=True, eq=False)
+class Novelty:
+    """How far an image is from everything the model was trained on, as a rank among held-out images.
+
+    centroids: (n_centroids, n_features) float32, unit length, of training rows standardised by
+    `mean` and `scale` (each (n_features,) float32).
+    distances: (n_quantiles,) float32, ascending; ranks: the same shape, ascending within [0, 1].
+    An image's cosine distance to its nearest centroid is read off that curve.
+    """
+
+    mean: Float32
+    scale: Float32
+    centroids: Float32
+    distances: Float32
+    ranks: Float32
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """The trained part of a version."""
+
+    labels: tuple[str, ...]
+    taps: tuple[str, ...]
+    """Which taps it reads, in this order, side by side."""
+    layers: tuple[Dense, ...]
+    """One or two; ReLU between. Any standardisation is folded into the first."""
+    link: Link = "softmax"
+    temperature: float = 1.0
+    novelty: Novelty | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.layers) not in (1, 2):
+            raise ValueError(f"a head has one or two dense layers, not {len(self.layers)}")
+        if self.layers[-1].bias.shape != (len(self.labels),):
+            raise ValueError(f"{len(self.labels)} labels, but the last layer has {self.layers[-1].bias.shape} outputs")
+        if not self.temperature > 0:
+            raise ValueError(f"the temperature must be positive, not {self.temperature}")
+
+    @property
+    def n_features(self) -> int:
+        return int(self.layers[0].weight.shape[0])
+
+
+def logits(head: Head, features: Features) -> Float32:
+    """Unscaled class scores, (n_images, n_classes) float32, before temperature and link."""
+    hidden = features
+    for index, layer in enumerate(head.layers):
+        if index:
+            hidden = np.maximum(hidden, 0)
+        hidden = hidden @ layer.weight + layer.bias
+    return hidden.astype(np.float32, copy=False)
+
+
+def apply(head: Head, features: Features) -> Probabilities:
+    """The head's answer for each row of features: (n_images, n_classes) float32, rows sum to 1."""
+    return link_probabilities(logits(head, features), link=head.link, temperature=head.temperature)
+
+
+def link_probabilities(scores: Float32, *, link: Link, temperature: float) -> Probabilities:
+    """Class scores to probabilities: softmax, or one sigmoid per class normalised to sum to 1."""
+    scaled = scores / np.float32(temperature)
+    if link == "softmax":
+        odds = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    else:
+        odds = 1 / (1 + np.exp(-np.clip(scaled, -80, 80))) + np.float32(1e-12)
+    return np.asarray(odds / odds.sum(axis=1, keepdims=True), dtype=np.float32)
+
+
+def centroid_distance(novelty: Novelty, features: Features) -> Float32:
+    """Cosine distance of each standardised row to its nearest centroid: (n_images,) float32 in [0, 2]."""
+    z = (features - novelty.mean) / novelty.scale
+    z /= np.maximum(np.linalg.norm(z, axis=1, keepdims=True), np.float32(1e-12))
+    return np.asarray(1 - (z @ novelty.centroids.T).max(axis=1), dtype=np.float32)
+
+
+def novelty_scores(head: Head, features: Features) -> Float32:
+    """Novelty of each row in [0, 1]: 0.95 means farther than 95 % of held-out images. Zeros without a block."""
+    if head.novelty is None:
+        return np.zeros(len(features), dtype=np.float32)
+    distance = centroid_distance(head.novelty, features)
+    return np.interp(distance, head.novelty.distances, head.novelty.ranks).astype(np.float32)

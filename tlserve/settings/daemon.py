@@ -1,0 +1,101 @@
+"""The daemon's settings, each with its unit. The only place, with `model.py`, that knows pydantic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from tlserve.core.errors import SettingsError
+from tlserve.core.lifecycle import Promotion
+
+
+class Settings(BaseSettings):
+    """Everything `tlserve serve` can be told."""
+
+    model_config = SettingsConfigDict(env_prefix="TLSERVE_", extra="forbid", frozen=True, toml_file=None)
+
+    watch: Path = Field(Path("watch"), description="Folder that holds one folder per model.")
+    state: Path = Field(Path("state"), description="Folder for everything tlserve keeps; on a local disk.")
+    backbone: str = Field("nano", description="Backbone of models whose model.toml names none.")
+    grpc: str = Field("127.0.0.1:8001", description="HOST:PORT of gRPC; port 0 takes a free one.")
+    http: str = Field("127.0.0.1:8000", description="HOST:PORT of HTTP (liveness and readiness); empty: off.")
+    metrics: str = Field("127.0.0.1:8002", description="HOST:PORT of Prometheus metrics; empty: off.")
+    device: Literal["auto", "cuda", "cpu"] = Field("auto", description="Where backbones run.")
+    threads: int = Field(0, ge=0, description="CPU threads of a backbone session; 0: one per core.")
+    settle_seconds: float = Field(0.5, ge=0, description="A model's folder must be quiet for this long.")
+    max_wait_seconds: float = Field(10.0, gt=0, description="...but at the latest this long after the first change.")
+    reconcile_seconds: float = Field(60.0, gt=0, description="Least time between two full looks at the folders.")
+    polling: Literal["auto", "always", "never"] = Field("auto", description="Poll where there are no events.")
+    follow_symlinks: bool = Field(False, description="Read images behind symbolic links.")
+    max_pixels: int = Field(64_000_000, gt=0, description="Largest image, width x height, in pixels.")
+    max_message_mb: int = Field(64, gt=0, le=2047, description="Largest gRPC message, in MiB.")
+    promotion: Promotion = Field(Promotion.AUTO, description="Who decides what goes live: auto, manual, frozen.")
+    max_drop: float = Field(0.01, ge=0, le=1, description="Accepted loss of accuracy, as a share (0.01: a point).")
+    recall_floor: float = Field(0.0, ge=0, le=1, description="Recall under which no class may fall.")
+    unknown_threshold: float = Field(0.99, ge=0, le=1, description="Novelty above which `unknown` is true.")
+    keep_versions: int = Field(20, ge=2, description="How many promoted versions are kept on disk.")
+    max_batch: int = Field(32, ge=1, description="Most images in one backbone run.")
+    queue_rows: int = Field(1024, ge=1, description="Most images that may wait; beyond, RESOURCE_EXHAUSTED.")
+    drain_seconds: float = Field(20.0, ge=0, description="Time for in-flight requests at shutdown.")
+    plugin_folders: tuple[Path, ...] = Field((), description="Folders of single-file backbone plugins.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+
+    @field_validator("grpc", "http", "metrics")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        host, colon, port = value.rpartition(":")
+        if value and not (host and colon and port.isdigit() and int(port) < 65536):
+            raise ValueError("must look like HOST:PORT, for example 127.0.0.1:8001")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(flags: Mapping[str, Any], config_file: Path | None = None) -> Settings:
+    """Settings from `flags` (None: not given), then TLSERVE_* variables, then a TOML file.
+
+    config_file: must exist when given; without one, ``tlserve.toml`` in the working directory is read if
+    it is there. Raises SettingsError naming the setting and what is wrong with it.
+    """
+    if config_file is not None and not config_file.is_file():
+        raise SettingsError(f"no settings file at {config_file}")
+    source = config_file or Path("tlserve.toml")
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=source if source.is_file() else None)
+
+    try:
+        loaded = FromFile(**{name: value for name, value in flags.items() if value is not None})
+        return Settings.model_construct(**{name: getattr(loaded, name) for name in Settings.model_fields})
+    except ValidationError as exc:
+        raise SettingsError(describe(exc, "settings")) from exc
+    except ValueError as exc:
+        raise SettingsError(f"{source}: {exc}") from exc
+
+
+def describe(error: ValidationError, where: str) -> str:
+    """A pydantic error as one line a person can act on."""
+    lines = []
+    for item in error.errors():
+        name = ".".join(map(str, item["loc"]))
+        what = "no such setting" if item["type"] == "extra_forbidden" else item["msg"]
+        lines.append(f"{name}: {what} (got {item['input']!r})")
+    return f"{where}: " + "; ".join(lines)
