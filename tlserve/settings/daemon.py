@@ -23,31 +23,53 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="TLSERVE_", extra="forbid", frozen=True, toml_file=None)
 
-    watch: Path = Field(Path("watch"), description="Folder that holds one folder per model.")
-    state: Path = Field(Path("state"), description="Folder for everything tlserve keeps; on a local disk.")
-    backbone: str = Field("nano", description="Backbone of models whose model.toml names none.")
-    grpc: str = Field("127.0.0.1:8001", description="HOST:PORT of gRPC; port 0 takes a free one.")
-    http: str = Field("127.0.0.1:8000", description="HOST:PORT of HTTP (liveness and readiness); empty: off.")
-    metrics: str = Field("127.0.0.1:8002", description="HOST:PORT of Prometheus metrics; empty: off.")
-    device: Literal["auto", "cuda", "cpu"] = Field("auto", description="Where backbones run.")
-    threads: int = Field(0, ge=0, description="CPU threads of a backbone session; 0: one per core.")
-    settle_seconds: float = Field(0.5, ge=0, description="A model's folder must be quiet for this long.")
-    max_wait_seconds: float = Field(10.0, gt=0, description="...but at the latest this long after the first change.")
-    reconcile_seconds: float = Field(60.0, gt=0, description="Least time between two full looks at the folders.")
-    polling: Literal["auto", "always", "never"] = Field("auto", description="Poll where there are no events.")
-    follow_symlinks: bool = Field(False, description="Read images behind symbolic links.")
-    max_pixels: int = Field(64_000_000, gt=0, description="Largest image, width x height, in pixels.")
-    max_message_mb: int = Field(64, gt=0, le=2047, description="Largest gRPC message, in MiB.")
-    promotion: Promotion = Field(Promotion.AUTO, description="Who decides what goes live: auto, manual, frozen.")
-    max_drop: float = Field(0.01, ge=0, le=1, description="Accepted loss of accuracy, as a share (0.01: a point).")
-    recall_floor: float = Field(0.0, ge=0, le=1, description="Recall under which no class may fall.")
-    unknown_threshold: float = Field(0.99, ge=0, le=1, description="Novelty above which `unknown` is true.")
-    keep_versions: int = Field(20, ge=2, description="How many promoted versions are kept on disk.")
-    max_batch: int = Field(32, ge=1, description="Most images in one backbone run.")
-    queue_rows: int = Field(1024, ge=1, description="Most images that may wait; beyond, RESOURCE_EXHAUSTED.")
-    drain_seconds: float = Field(20.0, ge=0, description="Time for in-flight requests at shutdown.")
-    plugin_folders: tuple[Path, ...] = Field((), description="Folders of single-file backbone plugins.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    watch: Path = Field(default=Path("watch"), description="Folder that holds one folder per model.")
+    state: Path = Field(
+        default=Path("state"), description="Folder for everything tlserve keeps; on a local disk."
+    )
+    backbone: str = Field(default="nano", description="Backbone of models whose model.toml names none.")
+    grpc: str = Field(default="127.0.0.1:8001", description="HOST:PORT of gRPC; port 0 takes a free one.")
+    http: str = Field(
+        default="127.0.0.1:8000", description="HOST:PORT of HTTP (liveness and readiness); empty: off."
+    )
+    metrics: str = Field(default="127.0.0.1:8002", description="HOST:PORT of Prometheus metrics; empty: off.")
+    device: Literal["auto", "cuda", "cpu"] = Field(default="auto", description="Where backbones run.")
+    threads: int = Field(default=0, ge=0, description="CPU threads of a backbone session; 0: one per core.")
+    settle_seconds: float = Field(
+        default=0.5, ge=0, description="A model's folder must be quiet for this long."
+    )
+    max_wait_seconds: float = Field(default=10.0, gt=0, description="...or this long since its first change.")
+    reconcile_seconds: float = Field(
+        default=60.0, gt=0, description="Least time between two looks at all folders."
+    )
+    polling: Literal["auto", "always", "never"] = Field(
+        default="auto", description="Poll where there are no events."
+    )
+    follow_symlinks: bool = Field(default=False, description="Read images behind symbolic links.")
+    max_pixels: int = Field(default=64_000_000, gt=0, description="Largest image, width x height, in pixels.")
+    max_message_mb: int = Field(default=64, gt=0, le=2047, description="Largest gRPC message, in MiB.")
+    promotion: Promotion = Field(
+        default=Promotion.AUTO, description="Who promotes: auto (the judge), manual, frozen."
+    )
+    max_drop: float = Field(
+        default=0.01, ge=0, le=1, description="Accepted loss of accuracy (0.01: one point)."
+    )
+    recall_floor: float = Field(default=0.0, ge=0, le=1, description="Recall under which no class may fall.")
+    unknown_threshold: float = Field(
+        default=0.99, ge=0, le=1, description="Novelty above which `unknown` is true."
+    )
+    keep_versions: int = Field(default=20, ge=2, description="How many promoted versions are kept on disk.")
+    max_batch: int = Field(default=32, ge=1, description="Most images in one backbone run.")
+    queue_rows: int = Field(
+        default=1024, ge=1, description="Most images that may wait; beyond, RESOURCE_EXHAUSTED."
+    )
+    drain_seconds: float = Field(default=20.0, ge=0, description="Time for in-flight requests at shutdown.")
+    plugin_folders: tuple[Path, ...] = Field(
+        default=(), description="Folders of single-file backbone plugins."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="What to log."
+    )
 
     @field_validator("grpc", "http", "metrics")
     @classmethod

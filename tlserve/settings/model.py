@@ -24,12 +24,12 @@ class ModelFile(BaseModel):
 
     backbone: str | None = None
     promotion: Promotion | None = None
-    max_drop: float | None = Field(None, ge=0, le=1)
-    recall_floor: float | None = Field(None, ge=0, le=1)
-    unknown_threshold: float | None = Field(None, ge=0, le=1)
+    max_drop: float | None = Field(default=None, ge=0, le=1)
+    recall_floor: float | None = Field(default=None, ge=0, le=1)
+    unknown_threshold: float | None = Field(default=None, ge=0, le=1)
     follow_symlinks: bool | None = None
-    keep_versions: int | None = Field(None, ge=2)
-    seed: int = Field(0, ge=0)
+    keep_versions: int | None = Field(default=None, ge=2)
+    seed: int = Field(default=0, ge=0)
 
 
 def load_model_file(folder: Path) -> ModelFile:

@@ -1,0 +1,155 @@
+"""Who is next, what is merged, what is tried again: the scheduler with a trainer that obeys the test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from tlserve.core.errors import SettingsError, TrainerFailed
+from tlserve.core.messages import Exported, ExportJob, Job, PassDone, PassJob, Recipe
+from tlserve.schedule import PassRequest, Scheduler
+from tlserve.schedule.keeper import LastEvent
+
+
+class ObedientTrainer:
+    """Does what `plan` says for each pass; holds every job while `gate` is closed."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.plan: list[Exception | str] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def run(self, job: Job) -> LastEvent:
+        self.jobs.append(job)
+        await self.gate.wait()
+        if isinstance(job, ExportJob):
+            return Exported(job.job_id, job.model, job.live, "")
+        assert isinstance(job, PassJob)
+        step = self.plan.pop(0) if self.plan else "unchanged"
+        if isinstance(step, Exception):
+            raise step
+        return PassDone(job.job_id, job.model, step, "as planned")
+
+
+class Notes:
+    def __init__(self) -> None:
+        self.ended: list[PassDone] = []
+
+    def pass_queued(self, model: str) -> None: ...
+
+    async def pass_ended(self, job: PassJob, done: PassDone) -> None:
+        self.ended.append(done)
+
+
+def make_job(request: PassRequest) -> PassJob:
+    if request.model == "broken":
+        raise SettingsError("model.toml: no such setting")
+    return PassJob(
+        request.job_id,
+        request.model,
+        "",
+        Recipe("nano"),
+        accept_deletions=request.accept_deletions,
+        force=request.force,
+        noticed_at=request.noticed_at,
+    )
+
+
+class Stage:
+    def __init__(self, models: list[str], reconcile_seconds: float = 1000.0) -> None:
+        self.trainer, self.notes = ObedientTrainer(), Notes()
+        self.scheduler = Scheduler(
+            self.trainer,
+            self.notes,
+            make_job=make_job,
+            models=lambda: models,
+            reconcile_seconds=reconcile_seconds,
+            first_retry_seconds=0.01,
+        )
+        self.task = asyncio.create_task(self.scheduler.run())
+
+    @property
+    def passes(self) -> list[PassJob]:
+        return [job for job in self.trainer.jobs if isinstance(job, PassJob)]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+async def stage() -> AsyncIterator[Stage]:
+    stage = Stage([])
+    yield stage
+    stage.task.cancel()
+    await asyncio.gather(stage.task, return_exceptions=True)
+
+
+async def test_every_model_is_looked_at_at_the_start() -> None:
+    stage = Stage(["a", "b"])
+    await until(lambda: len(stage.notes.ended) == 2)
+    assert [job.model for job in stage.passes] == ["a", "b"]
+    assert all(job.noticed_at is None for job in stage.passes)
+    stage.task.cancel()
+
+
+async def test_a_routine_look_comes_again() -> None:
+    stage = Stage(["a"], reconcile_seconds=0.02)
+    await until(lambda: len(stage.passes) >= 3)
+    stage.task.cancel()
+
+
+async def test_changes_while_a_pass_runs_become_one_further_pass(stage: Stage) -> None:
+    stage.trainer.gate.clear()
+    stage.scheduler.changed("a", 100.0)
+    await until(lambda: len(stage.passes) == 1)
+    stage.scheduler.changed("a", 105.0)
+    stage.scheduler.changed("a", 103.0)
+    stage.scheduler.retrain("a", accept_deletions=True)
+    stage.trainer.gate.set()
+    await until(lambda: len(stage.notes.ended) == 2)
+    merged = stage.passes[1]
+    assert (merged.noticed_at, merged.force, merged.accept_deletions) == (103.0, True, True)
+
+
+async def test_an_errand_goes_before_waiting_passes(stage: Stage) -> None:
+    stage.trainer.gate.clear()
+    for model in ("a", "b", "c"):
+        stage.scheduler.changed(model, 1.0)
+    await until(lambda: len(stage.passes) == 1)
+    errand = asyncio.create_task(stage.scheduler.errand(ExportJob("e", "a", 1)))
+    await asyncio.sleep(0)
+    stage.trainer.gate.set()
+    assert isinstance(await errand, Exported)
+    await until(lambda: len(stage.notes.ended) == 3)
+    assert isinstance(stage.trainer.jobs[1], ExportJob)
+
+
+async def test_a_dead_trainer_gets_the_same_job_again(stage: Stage) -> None:
+    stage.trainer.plan = [TrainerFailed("killed"), TrainerFailed("killed"), "published"]
+    stage.scheduler.changed("a", 1.0)
+    await until(lambda: len(stage.passes) == 3)
+    assert len({job.job_id for job in stage.passes}) == 1
+    await until(lambda: [done.outcome for done in stage.notes.ended] == ["failed", "failed", "published"])
+
+
+async def test_a_broken_setting_fails_the_pass_and_is_not_retried(stage: Stage) -> None:
+    stage.scheduler.changed("broken", 1.0)
+    await until(lambda: len(stage.notes.ended) == 1)
+    assert "no such setting" in stage.notes.ended[0].reason
+    stage.scheduler.changed("a", 1.0)
+    await until(lambda: len(stage.notes.ended) == 2)
+    assert [job.model for job in stage.passes] == ["a"]
+
+
+async def test_a_pass_that_failed_for_good_waits_for_a_change(stage: Stage) -> None:
+    stage.trainer.plan = ["failed"]
+    stage.scheduler.changed("a", 1.0)
+    await until(lambda: len(stage.notes.ended) == 1)
+    stage.scheduler.changed("a", 2.0)
+    await until(lambda: len(stage.notes.ended) == 2)

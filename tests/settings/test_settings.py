@@ -1,0 +1,62 @@
+"""Flags beat variables, variables beat the file, and every mistake is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tlserve.core.errors import SettingsError
+from tlserve.core.lifecycle import Promotion
+from tlserve.settings import load_model_file, load_settings, recipe_for
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_flags_beat_variables_beat_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path / "t.toml", 'backbone = "file"\nmax_drop = 0.3\nkeep_versions = 7\n')
+    monkeypatch.setenv("TLSERVE_BACKBONE", "variable")
+    monkeypatch.setenv("TLSERVE_MAX_DROP", "0.2")
+    settings = load_settings({"backbone": "flag", "max_drop": None}, file)
+    assert (settings.backbone, settings.max_drop, settings.keep_versions) == ("flag", 0.2, 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("max_drop = 3", "max_drop"),
+        ("foo = 1", "foo: no such setting"),
+        ('grpc = "8001"', "HOST:PORT"),
+        ("x =", "t.toml"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(SettingsError, match=named):
+        load_settings({}, write(tmp_path / "t.toml", text))
+
+
+def test_a_settings_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"nowhere\.toml"):
+        load_settings({}, tmp_path / "nowhere.toml")
+
+
+def test_model_toml_overrides_the_daemon_and_a_person_overrides_both(tmp_path: Path) -> None:
+    write(tmp_path / "model.toml", 'backbone = "own"\npromotion = "manual"\nmax_drop = 0.05\n')
+    settings, file = load_settings({}), load_model_file(tmp_path)
+    recipe = recipe_for(settings, file)
+    assert (recipe.backbone, recipe.promotion, recipe.policy.max_drop) == ("own", Promotion.MANUAL, 0.05)
+    assert recipe_for(settings, file, Promotion.AUTO).promotion is Promotion.AUTO
+
+
+def test_without_a_model_toml_the_daemon_decides(tmp_path: Path) -> None:
+    assert recipe_for(load_settings({}), load_model_file(tmp_path)).backbone == "nano"
+
+
+@pytest.mark.parametrize("text", ["bakbone = 'x'", "max_drop = 'much'", "= 3"])
+def test_a_mistake_in_model_toml_names_the_file(tmp_path: Path, text: str) -> None:
+    write(tmp_path / "model.toml", text)
+    with pytest.raises(SettingsError, match=r"model\.toml"):
+        load_model_file(tmp_path)

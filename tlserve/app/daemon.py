@@ -1,0 +1,364 @@
+"""The composition root: builds every part, starts them in order, and stops them in the reverse order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import shutil
+import signal
+import sys
+import uuid
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tlserve.app.backend import DaemonBackend
+from tlserve.app.board import Board
+from tlserve.app.events import EventHub
+from tlserve.app.lock import StateLock
+from tlserve.app.releases import Releases, servable
+from tlserve.core.errors import SettingsError, StoreUnavailable, TlserveError
+from tlserve.core.lifecycle import Promotion
+from tlserve.core.messages import (
+    Event,
+    Exported,
+    ExportJob,
+    ImagesPassed,
+    PassDone,
+    PassJob,
+    Progress,
+    Recipe,
+    SnapshotTaken,
+    TrainerReady,
+)
+from tlserve.ingest import FolderWatcher, model_folders
+from tlserve.observe import Metrics, MetricsServer
+from tlserve.release import VersionStore
+from tlserve.release.layout import StateLayout
+from tlserve.rpc.server import RpcServer
+from tlserve.runtime import Device, choose_device
+from tlserve.schedule import PassRequest, Scheduler, TrainerKeeper
+from tlserve.serving import InferencePool, PoolSettings, ServableVersion
+from tlserve.settings import ModelFile, Settings, load_model_file, recipe_for
+from tlserve.web import HealthServer
+
+log = logging.getLogger("tlserve.app")
+
+TRAINER_NICENESS = 10
+TRAINER_GRACE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Where a daemon listens, with the ports it really got."""
+
+    grpc_address: str
+    http_address: str | None
+    metrics_address: str | None
+    device: str
+    """Which device runs the backbones, and why."""
+    models: tuple[str, ...]
+    """Models that answer already."""
+
+
+class Daemon:
+    """One running tlserve. Use as `async with Daemon(settings) as daemon`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.layout = StateLayout(settings.state.absolute())
+        self.watch = settings.watch.absolute()
+        self.hub = EventHub()
+        self.board = Board(self.hub.publish)
+        self.metrics = Metrics()
+        self.store = VersionStore(self.layout.models)
+        self._stack = AsyncExitStack()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._thresholds: dict[str, float] = {}
+        self._ready = False
+
+    async def __aenter__(self) -> Daemon:
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._ready = False
+        await self._stack.aclose()
+
+    # -- start, in the order of dependence; the stack stops it all in reverse
+
+    async def _start(self) -> None:
+        stack, settings = self._stack, self.settings
+        stack.enter_context(StateLock(self.layout.lock, holder="tlserve serve"))
+        self._prepare_folders()
+        device = await asyncio.to_thread(choose_device, settings.device)
+        await self._start_pool(device)
+        self.releases = Releases(
+            self.store,
+            self.pool,
+            self.board,
+            self.metrics,
+            export=self._export_later,
+            keep_versions=lambda model: self._recipe(model).keep_versions,
+        )
+        self.keeper = TrainerKeeper(trainer_command(settings, self.layout.root), self._heard)
+        self.scheduler = Scheduler(
+            self.keeper,
+            self,
+            make_job=self._make_job,
+            models=self._models_to_look_at,
+            reconcile_seconds=settings.reconcile_seconds,
+        )
+        await self.releases.restore()
+        stack.push_async_callback(self.keeper.stop, TRAINER_GRACE_SECONDS)
+        stack.push_async_callback(self._stop_tasks)
+        self.backend = DaemonBackend(self)
+        addresses = await self._start_listeners()
+        self._ready = True
+        self._spawn(self.scheduler.run(), "scheduler")
+        self._start_watcher()
+        self.started = Started(*addresses, device.describe(), tuple(self.pool.models()))
+
+    def _prepare_folders(self) -> None:
+        try:
+            self.layout.root.mkdir(parents=True, exist_ok=True)
+            self.watch.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(self.layout.exports, ignore_errors=True)
+        except OSError as exc:
+            raise StoreUnavailable(f"{exc.filename} cannot be created: {exc.strerror}") from exc
+
+    async def _start_pool(self, device: Device) -> None:
+        settings = self.settings
+        self.pool = InferencePool(
+            self.layout.backbones,
+            device,
+            PoolSettings(
+                max_batch=settings.max_batch, queue_rows=settings.queue_rows, threads=settings.threads
+            ),
+            max_pixels=settings.max_pixels,
+            version_source=self._stored_version,
+        )
+        await self.pool.start()
+        self._stack.push_async_callback(self.pool.close)
+        self._stack.push_async_callback(self.pool.drain, settings.drain_seconds)
+        self.metrics.add_sampled(self._pool_samples)
+
+    async def _start_listeners(self) -> tuple[str, str | None, str | None]:
+        settings = self.settings
+        metrics_address = http_address = None
+        if settings.metrics:
+            metrics_server = MetricsServer(self.metrics, settings.metrics)
+            metrics_address = metrics_server.start()
+            self._stack.push_async_callback(asyncio.to_thread, metrics_server.stop)
+        if settings.http:
+            http = HealthServer(
+                settings.http,
+                server_ready=self.server_ready,
+                model_ready=self.backend.model_ready,
+                about=lambda: {"tlserve": "predictions are answered over gRPC", "grpc": settings.grpc},
+            )
+            http_address = http.start()
+            self._stack.push_async_callback(asyncio.to_thread, http.stop)
+        rpc = RpcServer(
+            self.backend, address=settings.grpc, max_message_bytes=settings.max_message_mb * 2**20
+        )
+        grpc_address = await rpc.start()
+        self._stack.push_async_callback(rpc.stop, settings.drain_seconds)
+        # Streams that watch events would keep the server from draining.
+        self._stack.callback(self.hub.close)
+        return grpc_address, http_address, metrics_address
+
+    def _start_watcher(self) -> None:
+        loop = asyncio.get_running_loop()
+        settings = self.settings
+
+        def in_loop(what: Callable[..., None], *args: object) -> None:
+            # The watcher's threads may outlive the loop by a moment at shutdown.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(what, *args)
+
+        self.watcher = FolderWatcher(
+            self.watch,
+            lambda model, noticed_at: in_loop(self.scheduler.changed, model, noticed_at),
+            settle_seconds=settings.settle_seconds,
+            max_wait_seconds=settings.max_wait_seconds,
+            polling=settings.polling,
+            on_hint=lambda model: in_loop(self.board.hinted, model),
+        )
+        self.watcher.start()
+        self._stack.push_async_callback(asyncio.to_thread, self.watcher.stop)
+
+    async def _stop_tasks(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _spawn(self, work: Coroutine[Any, Any, Any], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s failed", task.get_name(), exc_info=error)
+
+    # -- what the trainer says
+
+    def _heard(self, event: Event) -> None:
+        match event:
+            case TrainerReady():
+                log.debug("trainer ready, process %d", event.pid)
+                if self.keeper.restarts:
+                    self.metrics.trainer_restarts.inc()
+            case Progress():
+                self.board.progressed(event)
+            case SnapshotTaken():
+                self.scheduler.looked(event.seconds)
+                self.board.snapshot(event)
+            case ImagesPassed():
+                self.metrics.backbone_images.labels(event.model, event.backbone).inc(event.n_images)
+                self.metrics.bad_images.labels(event.model).inc(event.n_bad)
+            case Exported() if event.error:
+                log.error(
+                    "model %r: the export of version %d failed: %s", event.model, event.version, event.error
+                )
+
+    def pass_queued(self, model: str) -> None:
+        self.board.queued(model)
+
+    async def pass_ended(self, job: PassJob, done: PassDone) -> None:
+        """A pass is over: take its version live if that is what the judge and the settings say."""
+        self.metrics.passes.labels(done.model, done.outcome).inc()
+        if done.outcome == "published" and done.version is not None:
+            if done.promote:
+                self.board.swapping(done.model, done.version)
+                done = await self._promote(job, done, done.version)
+            else:
+                self.board.said(done.model, "version", f"version {done.version}: {done.reason}", done.version)
+        self.board.ended(done)
+
+    async def _promote(self, job: PassJob, done: PassDone, version: int) -> PassDone:
+        try:
+            await self.releases.go_live(done.model, version, reason=done.reason, noticed_at=job.noticed_at)
+        except TlserveError as exc:
+            words = f"version {version} could not go live, the old one keeps answering: {exc}"
+            return replace(done, outcome="failed", reason=words)
+        return done
+
+    # -- what the scheduler asks
+
+    def _make_job(self, request: PassRequest) -> PassJob:
+        own = self._model_file(request.model, strict=True).unknown_threshold
+        self._thresholds[request.model] = self.settings.unknown_threshold if own is None else own
+        return PassJob(
+            request.job_id,
+            request.model,
+            str(self.watch / request.model),
+            self._recipe(request.model, strict=True),
+            accept_deletions=request.accept_deletions,
+            force=request.force,
+            noticed_at=request.noticed_at,
+        )
+
+    def _recipe(self, model: str, *, strict: bool = False) -> Recipe:
+        """The model's recipe; with a broken model.toml, an error if `strict`, else the daemon's settings."""
+        file = self._model_file(model, strict=strict)
+        return recipe_for(self.settings, file, self.releases.state(model).promotion)
+
+    def _model_file(self, model: str, *, strict: bool) -> ModelFile:
+        try:
+            return load_model_file(self.watch / model)
+        except SettingsError:
+            if strict:
+                raise
+            return ModelFile()
+
+    def backbone(self, model: str) -> str:
+        """The backbone that the model's next pass will use."""
+        return self._recipe(model).backbone
+
+    def unknown_threshold(self, model: str) -> float:
+        """Novelty above which an answer counts as unknown. Read once a version, not once a request."""
+        return self._thresholds.get(model, self.settings.unknown_threshold)
+
+    def promotion(self, model: str) -> Promotion:
+        """Who decides for this model now."""
+        return self._recipe(model).promotion
+
+    def _models_to_look_at(self) -> Sequence[str]:
+        names, _ = model_folders(self.watch, follow_symlinks=self.settings.follow_symlinks)
+        # A model whose folder vanished is still looked at: that is how its disappearance is noticed.
+        return sorted(set(names) | set(self.releases.models()))
+
+    # -- small parts
+
+    def server_ready(self) -> bool:
+        return self._ready
+
+    def _stored_version(self, model: str, number: int) -> ServableVersion:
+        return servable(self.store.load(model, number))
+
+    def _export_later(self, model: str, live: int, pinned: tuple[int, ...]) -> None:
+        folder = self.layout.triton / model
+        wanted = {live, *pinned}
+        if folder.is_dir() and {entry.name for entry in folder.iterdir() if entry.is_dir()} == set(
+            map(str, wanted)
+        ):
+            # Nothing but the policy can differ, and that names the same versions.
+            return
+        job = ExportJob(uuid.uuid4().hex, model, live, pinned)
+
+        async def export() -> None:
+            try:
+                await self.scheduler.errand(job)
+            except TlserveError as exc:
+                log.warning("model %r: version %d was not exported: %s", model, live, exc)
+
+        self._spawn(export(), f"export of {model}")
+
+    def _pool_samples(self) -> Iterable[tuple[str, str, bool, float]]:
+        totals = self.pool.totals()
+        yield "tlserve_waiting_images", "Images admitted and not yet running.", False, totals.waiting_rows
+        yield "tlserve_open_requests", "Requests that hold a version.", False, totals.requests_open
+        yield "tlserve_open_builds", "Backbone builds in memory.", False, totals.builds_open
+        yield "tlserve_served_images", "Images answered.", True, totals.images
+        yield "tlserve_batches", "Backbone runs for predictions.", True, totals.batches
+        yield "tlserve_batch_images", "Images in those runs.", True, totals.batch_rows
+
+
+def trainer_command(settings: Settings, state: Path, *, niceness: int = TRAINER_NICENESS) -> list[str]:
+    """argv of a trainer process for these settings."""
+    command = [sys.executable, "-m", "tlserve.pipeline", "--state", str(state)]
+    command += ["--device", settings.device, "--threads", str(settings.threads), "--niceness", str(niceness)]
+    for folder in settings.plugin_folders:
+        command += ["--plugin-folder", str(folder.absolute())]
+    return command
+
+
+async def run_until_signalled(settings: Settings, on_started: Callable[[Started], None] | None) -> None:
+    """Run a daemon until SIGINT or SIGTERM, then stop it in order; a second signal ends it at once."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def signalled(number: signal.Signals) -> None:
+        if stop.is_set():
+            log.warning("stopped by a second %s; requests in flight are lost", number.name)
+            raise SystemExit(128 + number)
+        log.info("%s: finishing what is in flight", number.name)
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, functools.partial(signalled, number))
+    async with Daemon(settings) as daemon:
+        if on_started is not None:
+            on_started(daemon.started)
+        await stop.wait()

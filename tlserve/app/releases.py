@@ -1,0 +1,221 @@
+"""What goes live, and how: the only writer of LIVE. One change at a time for each model.
+
+The order of a swap: load and warm the new version, make LIVE durable, then swap the reference. Whatever
+fails on the way leaves the old version answering.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable
+
+from tlserve.app.board import Board
+from tlserve.core.errors import BadInput, NotTrained, TlserveError, UnknownModel, UnknownVersion
+from tlserve.core.lifecycle import Promotion
+from tlserve.observe import Metrics
+from tlserve.release import (
+    LiveState,
+    Version,
+    VersionStore,
+    pinned,
+    promoted,
+    rolled_back,
+    with_promotion,
+    without_retired,
+)
+from tlserve.serving import InferencePool, ServableVersion
+
+log = logging.getLogger("tlserve.releases")
+
+
+class Releases:
+    """The live versions of all models, on disk and in the pool.
+
+    export: called after every change of what should be in the Triton repository, with the model, its
+    live version and its pinned ones; must return at once.
+    keep_versions: how many promoted versions of a model are kept.
+    """
+
+    def __init__(
+        self,
+        store: VersionStore,
+        pool: InferencePool,
+        board: Board,
+        metrics: Metrics,
+        *,
+        export: Callable[[str, int, tuple[int, ...]], None],
+        keep_versions: Callable[[str], int],
+    ) -> None:
+        self._store, self._pool, self._board, self._metrics = store, pool, board, metrics
+        self._export, self._keep_versions = export, keep_versions
+        self._changing: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._states: dict[str, LiveState] = {}
+        self._versions: dict[tuple[str, int], Version] = {}
+        self.failures: dict[str, str] = {}
+        """Why a model's live version could not be loaded at start."""
+
+    async def restore(self) -> None:
+        """Serve what LIVE says, for every model on disk. What cannot be loaded is named; the rest goes on."""
+        for model in await asyncio.to_thread(self._store.models):
+            try:
+                await self._restore(model)
+            except TlserveError as exc:
+                self.failures[model] = str(exc)
+                log.error("model %r is not served: %s", model, exc)
+
+    async def _restore(self, model: str) -> None:
+        state = await asyncio.to_thread(self._store.live, model)
+        self._states[model] = state
+        if state.live is None:
+            return
+        await self._swap(model, state.live)
+        self._export(model, state.live, state.pinned)
+
+    def models(self) -> list[str]:
+        """Models with a LIVE state, served or not."""
+        return sorted(self._states)
+
+    def state(self, model: str) -> LiveState:
+        return self._states.get(model, LiveState())
+
+    def live_version(self, model: str) -> Version | None:
+        """The version that answers now, complete."""
+        number = self.state(model).live
+        return self._versions.get((model, number)) if number is not None else None
+
+    async def go_live(
+        self,
+        model: str,
+        version: int,
+        *,
+        reason: str,
+        noticed_at: float | None = None,
+        promotion: Promotion | None = None,
+    ) -> LiveState:
+        """Make `version` live. Raises UnknownVersion, CorruptState or NotLoaded; the old one stays then.
+
+        noticed_at: Unix time of the change behind it. promotion: also set who decides from now on.
+        """
+        async with self._changing[model]:
+            state = await self._current(model)
+            served = await self._load(model, version)
+            now = time.time()
+            seconds = None if noticed_at is None else now - noticed_at
+            new = promoted(state, version, now, reason, drop_to_live_seconds=seconds)
+            if promotion is not None:
+                new = with_promotion(new, promotion)
+            return await self._commit(model, new, served, reason, seconds)
+
+    async def roll_back(self, model: str) -> LiveState:
+        """Make the previous version live and promotion manual. Raises NotReady without a previous version."""
+        async with self._changing[model]:
+            state = await self._current(model)
+            new = rolled_back(state, time.time())
+            assert new.live is not None
+            served = await self._load(model, new.live)
+            return await self._commit(model, new, served, "rolled back; promotion is manual now", None)
+
+    async def pin(self, model: str, version: int, *, pinned_: bool) -> LiveState:
+        """Keep a version forever and in the Triton repository, or no longer."""
+        async with self._changing[model]:
+            state = await self._current(model)
+            known = tuple(await asyncio.to_thread(self._store.versions, model))
+            if version not in known:
+                raise UnknownVersion(model, str(version), known)
+            new = pinned(state, version, pinned=pinned_)
+            await self._write(model, new)
+            if new.live is not None:
+                self._export(model, new.live, new.pinned)
+            return new
+
+    async def set_promotion(self, model: str, promotion: Promotion | None) -> LiveState:
+        async with self._changing[model]:
+            new = with_promotion(await self._current(model), promotion)
+            await self._write(model, new)
+            return new
+
+    async def number(self, model: str, version: str) -> int:
+        """A version string as the number it names now: a decimal, `live`, `previous`, or empty (live)."""
+        state = await self._current(model)
+        if version in ("", "live", "previous"):
+            number = state.previous if version == "previous" else state.live
+            if number is None:
+                raise NotTrained(model, f"it has no {version or 'live'} version")
+            return number
+        known = tuple(await asyncio.to_thread(self._store.versions, model))
+        if not version.isascii() or not version.isdecimal():
+            raise BadInput(f"version {version!r} is neither a number nor live or previous")
+        if int(version) not in known:
+            raise UnknownVersion(model, version, known)
+        return int(version)
+
+    async def _current(self, model: str) -> LiveState:
+        if model not in self._states:
+            if model not in await asyncio.to_thread(self._store.models):
+                raise UnknownModel(model, tuple(self.models()))
+            self._states[model] = await asyncio.to_thread(self._store.live, model)
+        return self._states[model]
+
+    async def _load(self, model: str, version: int) -> ServableVersion:
+        loaded = await asyncio.to_thread(self._store.load, model, version)
+        self._versions[(model, version)] = loaded
+        return servable(loaded)
+
+    async def _swap(self, model: str, version: int) -> None:
+        served = await self._pool.load(await self._load(model, version))
+        await self._pool.swap(served, previous=self._states[model].previous)
+        self._metrics.live_version.labels(model).set(version)
+
+    async def _commit(
+        self,
+        model: str,
+        new: LiveState,
+        version: ServableVersion,
+        reason: str,
+        seconds: float | None,
+    ) -> LiveState:
+        assert new.live is not None
+        served = await self._pool.load(version)
+        try:
+            await self._write(model, new)
+        except TlserveError:
+            self._pool.discard(served)
+            raise
+        await self._pool.swap(served, previous=new.previous)
+        self.failures.pop(model, None)
+        self._metrics.live_version.labels(model).set(new.live)
+        self._metrics.swaps.labels(model).inc()
+        if seconds is not None:
+            self._metrics.drop_to_live.labels(model).observe(seconds)
+        took = f", {seconds:.1f} s after the change" if seconds is not None else ""
+        self._board.said(model, "swap", f"version {new.live} is live{took}: {reason}", new.live)
+        self._export(model, new.live, new.pinned)
+        await self._retire(model)
+        return self._states[model]
+
+    async def _write(self, model: str, state: LiveState) -> None:
+        await asyncio.to_thread(self._store.write_live, model, state)
+        self._states[model] = state
+
+    async def _retire(self, model: str) -> None:
+        """Delete versions beyond what is kept. A failure here costs disk, never an answer."""
+        try:
+            leased = self._pool.versions(model)
+            gone = await asyncio.to_thread(self._store.retire, model, self._keep_versions(model), leased)
+            if gone:
+                existing = await asyncio.to_thread(self._store.versions, model)
+                await self._write(model, without_retired(self._states[model], existing))
+            kept = {self._states[model].live, self._states[model].previous}
+            for key in [k for k in self._versions if k[0] == model and k[1] not in kept]:
+                del self._versions[key]
+        except TlserveError as exc:
+            log.warning("model %r: old versions were not removed: %s", model, exc)
+
+
+def servable(version: Version) -> ServableVersion:
+    """A stored version in the form that the pool takes."""
+    manifest = version.manifest
+    return ServableVersion(manifest.model, manifest.version, manifest.build, version.head, manifest.created)

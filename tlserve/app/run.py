@@ -1,0 +1,114 @@
+"""Ways to run tlserve from a command: the daemon until a signal, one pass, one listing."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tlserve.app.board import Board
+from tlserve.app.daemon import Started, run_until_signalled, trainer_command
+from tlserve.app.lock import StateLock
+from tlserve.core.errors import TlserveError
+from tlserve.core.messages import (
+    BackboneEntry,
+    BackbonesListed,
+    Event,
+    ExportJob,
+    ListBackbonesJob,
+    PassDone,
+    PassJob,
+    Progress,
+    SnapshotTaken,
+)
+from tlserve.core.types import check_model_name
+from tlserve.observe import set_up_logging
+from tlserve.release import VersionStore, promoted
+from tlserve.release.layout import StateLayout
+from tlserve.rpc.backend import ModelEvent
+from tlserve.schedule import TrainerKeeper
+from tlserve.settings import Settings, load_model_file, recipe_for
+
+Tell = Callable[[ModelEvent], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOutcome:
+    """How `train_once` ended."""
+
+    done: PassDone
+    live: int | None
+    """The version that is live in the state directory now."""
+
+
+def serve(settings: Settings, on_started: Callable[[Started], None] | None = None) -> int:
+    """Run the daemon until SIGINT or SIGTERM; returns the exit code.
+
+    Raises OperatorError when it cannot start: a state directory in use, an address taken.
+    """
+    set_up_logging(settings.log_level)
+    asyncio.run(run_until_signalled(settings, on_started))
+    return 0
+
+
+def train_once(settings: Settings, folder: Path, on_event: Tell | None = None) -> TrainOutcome:
+    """One pass over one model's folder without a daemon; its version goes live in the state directory.
+
+    Raises BadModelName, SettingsError, StateLocked (a daemon owns the state), TrainerFailed.
+    """
+    return asyncio.run(_train(settings, folder.absolute(), on_event or (lambda event: None)))
+
+
+def list_backbones_once(settings: Settings) -> tuple[BackboneEntry, ...]:
+    """What the installed plugins offer, asked of a trainer that is started for it and ends with it.
+
+    Needs no state directory of its own: a daemon may run meanwhile. Raises TrainerFailed.
+    """
+    return asyncio.run(_list_backbones(settings))
+
+
+async def _train(settings: Settings, folder: Path, tell: Tell) -> TrainOutcome:
+    model = check_model_name(folder.name)
+    layout = StateLayout(settings.state.absolute())
+    store = VersionStore(layout.models)
+    board = Board(tell)
+
+    def heard(event: Event) -> None:
+        if isinstance(event, Progress):
+            board.progressed(event)
+        elif isinstance(event, SnapshotTaken):
+            board.snapshot(event)
+
+    with StateLock(layout.lock, holder="tlserve train"):
+        state = store.live(model)
+        keeper = TrainerKeeper(trainer_command(settings, layout.root, niceness=0), heard)
+        try:
+            recipe = recipe_for(settings, load_model_file(folder), state.promotion)
+            board.queued(model)
+            done = await keeper.run(PassJob(uuid.uuid4().hex, model, str(folder), recipe))
+            assert isinstance(done, PassDone)
+            if done.promote and done.version is not None:
+                state = promoted(state, done.version, time.time(), done.reason)
+                store.write_live(model, state)
+                await keeper.run(ExportJob(uuid.uuid4().hex, model, done.version, state.pinned))
+                store.retire(model, recipe.keep_versions)
+            board.ended(done)
+        finally:
+            await keeper.stop()
+    return TrainOutcome(done, state.live)
+
+
+async def _list_backbones(settings: Settings) -> tuple[BackboneEntry, ...]:
+    with tempfile.TemporaryDirectory(prefix="tlserve-") as state:
+        keeper = TrainerKeeper(trainer_command(settings, Path(state), niceness=0), lambda event: None)
+        try:
+            done = await keeper.run(ListBackbonesJob(uuid.uuid4().hex))
+        finally:
+            await keeper.stop()
+    if not isinstance(done, BackbonesListed):
+        raise TlserveError(f"the trainer answered a listing with {type(done).__name__}")
+    return done.backbones

@@ -1,0 +1,41 @@
+"""Starts the trainer process."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from tlserve.pipeline.channel import Channel
+from tlserve.pipeline.trainer import Trainer, TrainerOptions
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="tlserve.pipeline", description="tlserve's trainer; started by the daemon"
+    )
+    parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--plugin-folder", type=Path, action="append", default=[])
+    parser.add_argument("--niceness", type=int, default=0, help="added to the process's niceness")
+    given = parser.parse_args()
+
+    # The daemon owns the clock and the prefix of log lines.
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(message)s")
+    os.nice(given.niceness)
+    channel = Channel.over_standard_streams()
+    options = TrainerOptions(
+        state=given.state,
+        device=given.device,
+        threads=given.threads,
+        plugin_folders=tuple(given.plugin_folder),
+    )
+    channel.listen()
+    Trainer(options, channel).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""The trainer's loop: take a job, do it, say how it ended. Everything costly stays warm between jobs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from tlserve.core.errors import TlserveError
+from tlserve.core.messages import (
+    BackbonesListed,
+    Exported,
+    ExportFileJob,
+    ExportJob,
+    Job,
+    ListBackbonesJob,
+    PassDone,
+    PassJob,
+    TrainerReady,
+)
+from tlserve.ingest import Catalog
+from tlserve.pipeline.channel import Channel
+from tlserve.pipeline.passes import run_pass
+from tlserve.pipeline.workshop import Workshop
+from tlserve.release.layout import StateLayout
+
+log = logging.getLogger("tlserve.pipeline")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerOptions:
+    """What the trainer is told at its start; everything about a model comes with its jobs."""
+
+    state: Path
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    threads: int = 0
+    plugin_folders: tuple[Path, ...] = ()
+
+
+class Trainer:
+    """Does jobs one after the other, forever."""
+
+    def __init__(self, options: TrainerOptions, channel: Channel) -> None:
+        self._channel = channel
+        self._layout = StateLayout(options.state)
+        self._options = options
+
+    def run(self) -> None:
+        with Catalog(self._layout.catalog) as catalog:
+            shop = Workshop(
+                self._layout,
+                catalog,
+                device=self._options.device,
+                threads=self._options.threads,
+                plugin_folders=self._options.plugin_folders,
+            )
+            for job in catalog.unfinished_jobs():
+                catalog.job_ended(job.job_id, "killed", "the trainer died during this job")
+            self._channel.send(TrainerReady(os.getpid()))
+            while True:
+                self._do(self._channel.next_job(), shop)
+
+    def _do(self, job: Job, shop: Workshop) -> None:
+        match job:
+            case PassJob():
+                self._pass(job, shop)
+            case ExportJob():
+                self._export(job, shop)
+            case ExportFileJob():
+                self._export_file(job, shop)
+            case ListBackbonesJob():
+                self._list_backbones(job, shop)
+
+    def _pass(self, job: PassJob, shop: Workshop) -> None:
+        shop.catalog.job_started(job.job_id, job.model, job.recipe.backbone)
+        try:
+            done = run_pass(job, shop, self._channel.send, lambda: self._channel.cancelled(job.job_id))
+        except TlserveError as exc:
+            done = PassDone(job.job_id, job.model, "failed", str(exc), retryable=exc.retryable)
+        except Exception as exc:
+            log.exception("the pass over model %r failed", job.model)
+            done = PassDone(job.job_id, job.model, "failed", f"unexpected error: {exc!r}", retryable=True)
+        shop.catalog.job_ended(job.job_id, done.outcome, done.reason)
+        self._channel.send(done)
+
+    def _export(self, job: ExportJob, shop: Workshop) -> None:
+        path, error = "", None
+        try:
+            path = str(shop.write_triton(job.model, job.live, job.pinned))
+        except Exception as exc:
+            error = _words(exc, f"the export of model {job.model!r}")
+        self._channel.send(Exported(job.job_id, job.model, job.live, path, error))
+
+    def _export_file(self, job: ExportFileJob, shop: Workshop) -> None:
+        error = None
+        try:
+            shop.export_file(job.model, job.version, Path(job.path))
+        except Exception as exc:
+            error = _words(exc, f"the export of model {job.model!r} version {job.version}")
+        self._channel.send(Exported(job.job_id, job.model, job.version, job.path, error))
+
+    def _list_backbones(self, job: ListBackbonesJob, shop: Workshop) -> None:
+        shop.plugins.reload()
+        entries = shop.plugins.catalogue()
+        self._layout.catalogue.write_text(json.dumps([asdict(entry) for entry in entries], indent=1))
+        self._channel.send(BackbonesListed(job.job_id, entries))
+
+
+def _words(exc: Exception, doing: str) -> str:
+    if isinstance(exc, TlserveError):
+        return str(exc)
+    log.error("%s failed", doing, exc_info=exc)
+    return f"unexpected error: {exc!r}"

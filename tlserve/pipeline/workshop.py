@@ -1,0 +1,103 @@
+"""What passes share in one trainer: the stores, the plugins, and the warm session of each backbone build."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from tlserve.core.errors import BackboneProblem
+from tlserve.features import Extractor, FeatureStore
+from tlserve.ingest import Catalog
+from tlserve.plugin_host import PluginHost, make_build
+from tlserve.release import VersionStore
+from tlserve.release.layout import StateLayout
+from tlserve.runtime import BackboneSession, BuildSpec, Device, choose_device, read_build_spec
+
+
+class Workshop:
+    """Owned by the trainer's one working thread."""
+
+    def __init__(
+        self,
+        layout: StateLayout,
+        catalog: Catalog,
+        *,
+        device: Literal["auto", "cuda", "cpu"],
+        threads: int,
+        plugin_folders: Sequence[Path],
+    ) -> None:
+        self.layout = layout
+        self.catalog = catalog
+        self.versions = VersionStore(layout.models)
+        self.plugins = PluginHost(plugin_folders)
+        self._device_wanted = device
+        self._device: Device | None = None
+        self._threads = threads
+        self._builds: dict[str, Path] = {}
+        self._benches: dict[str, Bench] = {}
+
+    @property
+    def device(self) -> Device:
+        if self._device is None:
+            self._device = choose_device(self._device_wanted)
+        return self._device
+
+    def build(self, backbone: str, *, fresh: bool = False) -> Path:
+        """The folder of the build of a backbone, made if it is not there yet.
+
+        fresh: look at the plugin and its weights again instead of trusting what this process saw before.
+        Raises BackboneNotFound or BackboneProblem.
+        """
+        if fresh:
+            self.plugins.reload()
+            self._builds.pop(backbone, None)
+        if backbone not in self._builds:
+            plugin = self.plugins.plugin_of(backbone)
+            self._builds[backbone] = make_build(
+                self.plugins.load(backbone), plugin, self.layout.backbones, self.device
+            )
+        return self._builds[backbone]
+
+    def spec(self, digest: str) -> BuildSpec:
+        return read_build_spec(self.layout.backbones / digest)
+
+    def bench(self, digest: str) -> Bench:
+        """Session and cache of a build that is on disk, opened once."""
+        if digest not in self._benches:
+            folder = self.layout.backbones / digest
+            if not folder.is_dir():
+                raise BackboneProblem(f"the build {digest[:12]} is not in {self.layout.backbones} any more")
+            self._benches[digest] = Bench(folder, self.layout.features(digest), self.device, self._threads)
+        return self._benches[digest]
+
+    def write_triton(self, model: str, live: int, pinned: Sequence[int]) -> Path:
+        """Bring the model's Triton folder in line with LIVE."""
+        from tlserve.release.export import write_triton  # needs onnx, and only exports do
+
+        numbers = sorted({live, *pinned})
+        versions = [self.versions.load(model, number) for number in numbers]
+        folders = {v.manifest.build: self.layout.backbones / v.manifest.build for v in versions}
+        return write_triton(versions, folders, self.layout.triton, live=live, pinned=tuple(pinned))
+
+    def export_file(self, model: str, version: int, out: Path) -> None:
+        """Write the whole graph of one version to `out`."""
+        from tlserve.release.export import export_graph
+
+        loaded = self.versions.load(model, version)
+        export_graph(loaded, self.layout.backbones / loaded.manifest.build, out)
+
+
+class Bench:
+    """One build at work: its spec, its cache, and its session, which opens on first need."""
+
+    def __init__(self, folder: Path, features: Path, device: Device, threads: int) -> None:
+        self.spec = read_build_spec(folder)
+        self.store = FeatureStore(features, row_width=self.spec.row_width)
+        self._folder, self._device, self._threads = folder, device, threads
+        self._session: BackboneSession | None = None
+
+    def extractor(self, max_pixels: int) -> Extractor:
+        if self._session is None:
+            self._session = BackboneSession.open(self._folder, self._device, threads=self._threads)
+        return Extractor(self._session, self.store, max_pixels=max_pixels)
