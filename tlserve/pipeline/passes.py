@@ -33,7 +33,7 @@ from tlserve.ingest import ReconcileCancelled, ScanRules, reconcile
 from tlserve.pipeline.workshop import Bench, Workshop
 from tlserve.plugin_api import LAST_TAP
 from tlserve.release import Draft, LiveState, Manifest, Version
-from tlserve.training import TrainedHead, train_softmax
+from tlserve.training import TrainedHead, TrainingCancelled, train_softmax
 
 PROBLEMS_TOLD = 200
 PROGRESS_EVERY_SECONDS = 0.2
@@ -51,7 +51,7 @@ def run_pass(job: PassJob, shop: Workshop, emit: Emit, cancelled: Callable[[], b
         return one.done("waiting", str(exc))
     except MassDisappearance as exc:
         return one.done("disappeared", str(exc))
-    except (_Cancelled, ReconcileCancelled):
+    except (_Cancelled, ReconcileCancelled, TrainingCancelled):
         return one.done("cancelled", "stopped on request")
 
 
