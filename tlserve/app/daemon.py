@@ -49,6 +49,8 @@ from tlserve.web import HealthServer
 log = logging.getLogger("tlserve.app")
 
 TRAINER_NICENESS = 10
+SAME_SIGNAL_SECONDS = 0.5
+"""Shells and supervisors send one signal to a process and again to its group: that is one request to stop."""
 TRAINER_GRACE_SECONDS = 5.0
 
 
@@ -349,11 +351,17 @@ async def run_until_signalled(settings: Settings, on_started: Callable[[Started]
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
+    stopped_at = 0.0
+
     def signalled(number: signal.Signals) -> None:
+        nonlocal stopped_at
         if stop.is_set():
+            if loop.time() - stopped_at < SAME_SIGNAL_SECONDS:
+                return
             log.warning("stopped by a second %s; requests in flight are lost", number.name)
             raise SystemExit(128 + number)
         log.info("%s: finishing what is in flight", number.name)
+        stopped_at = loop.time()
         stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):

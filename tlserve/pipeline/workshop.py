@@ -37,6 +37,11 @@ class Workshop:
         self._builds: dict[str, Path] = {}
         self._benches: dict[str, Bench] = {}
 
+    def close(self) -> None:
+        """Close every cache and session."""
+        for bench in self._benches.values():
+            bench.close()
+
     @property
     def device(self) -> Device:
         if self._device is None:
@@ -101,3 +106,8 @@ class Bench:
         if self._session is None:
             self._session = BackboneSession.open(self._folder, self._device, threads=self._threads)
         return Extractor(self._session, self.store, max_pixels=max_pixels)
+
+    def close(self) -> None:
+        self.store.close()
+        if self._session is not None:
+            self._session.close()

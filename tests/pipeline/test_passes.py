@@ -1,0 +1,208 @@
+"""A pass over real folders with real stores and the bundled backbone, in this process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from tests.flow.daemon_process import draw_shapes
+from tlserve.core.lifecycle import Phase, Promotion
+from tlserve.core.messages import Event, ImagesPassed, PassDone, PassJob, Progress, Recipe, SnapshotTaken
+from tlserve.core.types import Split
+from tlserve.ingest import Catalog
+from tlserve.pipeline.passes import run_pass
+from tlserve.pipeline.workshop import Workshop
+from tlserve.release import promoted
+from tlserve.release.layout import StateLayout
+
+RECIPE = Recipe("nano")
+
+
+@pytest.fixture(scope="module")
+def built_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state directory that holds the build of `nano` already: making it takes seconds."""
+    root = tmp_path_factory.mktemp("built")
+    with Catalog(root / "catalog.sqlite3") as catalog:
+        Workshop(StateLayout(root), catalog, device="cpu", threads=1, plugin_folders=()).build("nano")
+    return root
+
+
+class Stage:
+    """A model folder, a workshop over a fresh state, and every event of the passes run so far."""
+
+    def __init__(self, root: Path, catalog: Catalog) -> None:
+        self.layout = StateLayout(root / "state")
+        self.folder = root / "watch" / "shapes"
+        self.shop = Workshop(self.layout, catalog, device="cpu", threads=1, plugin_folders=())
+        self.events: list[Event] = []
+        self._jobs = 0
+
+    def run(
+        self,
+        recipe: Recipe = RECIPE,
+        *,
+        cancelled: Callable[[], bool] = lambda: False,
+        job_id: str | None = None,
+        **more: bool,
+    ) -> PassDone:
+        self._jobs += 1
+        job = PassJob(job_id or f"job{self._jobs}", "shapes", str(self.folder), recipe, **more)
+        return run_pass(job, self.shop, self.events.append, cancelled)
+
+    def go_live(self, version: int | None) -> None:
+        """What the daemon does with a promoted version."""
+        assert version is not None
+        state = self.shop.versions.live("shapes")
+        self.shop.versions.write_live("shapes", promoted(state, version, 0.0, "test"))
+
+    def passed(self) -> int:
+        return sum(event.n_images for event in self.events if isinstance(event, ImagesPassed))
+
+
+@pytest.fixture
+def stage(tmp_path: Path, built_state: Path) -> Iterator[Stage]:
+    shutil.copytree(built_state / "backbones", tmp_path / "state" / "backbones")
+    with Catalog(tmp_path / "state" / "catalog.sqlite3") as catalog:
+        stage = Stage(tmp_path, catalog)
+        for seed, shape in enumerate(("disc", "bar")):
+            draw_shapes(stage.folder / shape, shape, 40, seed=seed)
+        yield stage
+        stage.shop.close()
+
+
+def test_a_first_pass_tells_its_phases_in_order_and_publishes(stage: Stage) -> None:
+    done = stage.run()
+    assert (done.outcome, done.version, done.promote) == ("published", 1, True)
+    phases = [event.phase for event in stage.events if isinstance(event, Progress)]
+    assert list(dict.fromkeys(phases)) == [
+        Phase.SCANNING,
+        Phase.EXTRACTING,
+        Phase.TRAINING,
+        Phase.JUDGING,
+        Phase.PUBLISHING,
+    ]
+    assert stage.passed() == 80
+    manifest = stage.shop.versions.manifest("shapes", 1)
+    assert manifest.counts == {"bar": 40, "disc": 40}
+    assert manifest.accuracy is not None
+    assert manifest.accuracy > 0.9
+    assert set(done.timeline) >= {"scanning", "extracting", "training", "judging", "publishing"}
+
+
+def test_an_unchanged_folder_trains_nothing_and_a_forced_pass_extracts_nothing(stage: Stage) -> None:
+    stage.go_live(stage.run().version)
+    stage.events.clear()
+    assert stage.run().outcome == "unchanged"
+    assert stage.run(force=True).version == 2
+    assert stage.passed() == 0
+    assert [e.files_opened for e in stage.events if isinstance(e, SnapshotTaken)] == [0, 0]
+
+
+def test_a_published_version_whose_end_was_not_heard_is_told_again(stage: Stage) -> None:
+    first = stage.run()
+    again = stage.run()
+    assert (again.outcome, again.version, again.promote) == ("published", first.version, True)
+    assert stage.shop.versions.versions("shapes") == [1]
+
+
+def test_the_same_job_publishes_once(stage: Stage) -> None:
+    assert stage.run(job_id="one", force=True).version == stage.run(job_id="one", force=True).version == 1
+
+
+def test_a_model_with_one_class_waits_and_says_what_it_lacks(stage: Stage) -> None:
+    shutil.rmtree(stage.folder / "bar")
+    done = stage.run()
+    assert done.outcome == "waiting"
+    assert "1 class folder" in done.reason
+    assert "disc" in done.reason
+
+
+def test_a_vanished_folder_is_no_deletion(stage: Stage) -> None:
+    stage.go_live(stage.run().version)
+    stage.folder.rename(stage.folder.with_name("elsewhere"))
+    done = stage.run()
+    assert done.outcome == "disappeared"
+    assert "--accept-deletions" in done.reason
+    stage.folder.with_name("elsewhere").rename(stage.folder)
+    assert stage.run().outcome == "unchanged"
+
+
+def test_manual_promotion_leaves_a_candidate_and_auto_takes_it_live_later(stage: Stage) -> None:
+    manual = replace(RECIPE, promotion=Promotion.MANUAL)
+    done = stage.run(manual)
+    assert (done.outcome, done.promote) == ("published", False)
+    assert "tlserve promote shapes 1" in done.reason
+    assert stage.run(manual).outcome == "unchanged"
+    assert stage.run().promote
+
+
+def test_a_frozen_model_is_looked_at_but_not_trained(stage: Stage) -> None:
+    done = stage.run(replace(RECIPE, promotion=Promotion.FROZEN))
+    assert done.outcome == "unchanged"
+    assert "frozen" in done.reason
+    assert stage.passed() == 0
+
+
+def test_a_worse_candidate_is_held_with_the_reason(stage: Stage) -> None:
+    """The classes of all training images are swapped; the held-out ones still tell the truth."""
+    stage.go_live(stage.run().version)
+    sides = stage.shop.catalog.sides("shapes")
+    for file in stage.shop.catalog.images("shapes"):
+        if sides[file.digest] is Split.TRAIN:
+            source = stage.folder / file.path
+            other = "bar" if source.parent.name == "disc" else "disc"
+            source.rename(stage.folder / other / source.name)
+    stage.events.clear()
+    done = stage.run()
+    assert (done.outcome, done.promote, done.version) == ("published", False, 2)
+    assert "worse" in done.reason
+    assert stage.passed() == 0
+    assert stage.run().outcome == "unchanged"
+
+
+def test_another_backbone_is_judged_against_the_live_one_on_the_same_images(
+    stage: Stage, tmp_path: Path
+) -> None:
+    stage.go_live(stage.run().version)
+    done = stage.run(replace(RECIPE, backbone=write_onnx_twin(stage, tmp_path)))
+    assert done.version == 2
+    assert "of the live version on the same" in done.reason
+    builds = {stage.shop.versions.manifest("shapes", n).build for n in (1, 2)}
+    assert len(builds) == 2
+
+
+def write_onnx_twin(stage: Stage, folder: Path) -> str:
+    """The bundled backbone as a user's own ONNX file; returns its name as a backbone."""
+    backbone = stage.shop.plugins.load("nano")
+    backbone.export(folder / "twin.onnx")
+    info = backbone.info
+    sidecar = {
+        "name": "twin",
+        "licence": info.licence,
+        "weights_origin": "the bundled backbone",
+        "input": "input",
+        "image": asdict(info.image),
+        "taps": {tap.name: tap.name for tap in info.taps},
+    }
+    (folder / "twin.json").write_text(json.dumps(sidecar))
+    return f"onnx:{folder / 'twin.onnx'}"
+
+
+def test_a_cancelled_pass_stops_and_the_next_one_goes_on_from_the_cached_rows(stage: Stage) -> None:
+    asked = 0
+
+    def cancelled() -> bool:
+        nonlocal asked
+        asked += 1
+        return any(isinstance(e, Progress) and e.phase is Phase.TRAINING for e in stage.events)
+
+    assert stage.run(cancelled=cancelled).outcome == "cancelled"
+    assert asked > 0
+    stage.events.clear()
+    assert stage.run().outcome == "published"
+    assert stage.passed() == 0
