@@ -158,7 +158,7 @@ class AddedImage:
 
 
 class Backend(Protocol):
-    """The daemon, as its front ends see it. `version` strings: a decimal, `live`, `previous` or empty (live)."""
+    """The daemon, as its front ends see it. `version`: a decimal, `live`, `previous` or empty (live)."""
 
     # -- predictions
 

@@ -1,0 +1,189 @@
+"""`Client`: tlserve.v1 for code without asyncio. Safe to share between threads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from tlserve.client import operations as ops
+from tlserve.client.answers import Classification, read_event, read_stream_answer
+from tlserve.client.channel import READY_POLL_SECONDS, channel_options, serialize
+from tlserve.client.download import download
+from tlserve.client.errors import not_ready, translated
+from tlserve.core.errors import DeadlinePassed, TlserveError, Unavailable
+from tlserve.rpc._gen import tlserve_v1_pb2 as v1
+from tlserve.rpc.backend import AddedImage, BackboneLine, ModelEvent, ModelSummary, VersionLine
+
+Answer = TypeVar("Answer")
+
+
+class Client:
+    """A connection to one tlserve; connects on the first call.
+
+    timeout_seconds: for each call that is not a stream (None: no limit).
+    Every method raises branches of `tlserve.core.errors`; nothing is retried except by `wait_ready`.
+    """
+
+    def __init__(self, address: str = ops.DEFAULT_ADDRESS, *, timeout_seconds: float | None = 30.0) -> None:
+        self.address = address
+        self.timeout_seconds = timeout_seconds
+        self._channel = grpc.insecure_channel(address, options=channel_options(address))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._channel.close()
+
+    # -- classify
+
+    def classify(
+        self, model: str, images: Sequence[ops.Image], *, version: str = "", top_k: int = 5
+    ) -> list[Classification]:
+        """Answers of one version for all images, in one request: for many images use `classify_stream`."""
+        return self._run(ops.classify(model, images, version=version, top_k=top_k))
+
+    def classify_stream(
+        self, model: str, images: Iterable[ops.Image], *, version: str = "", top_k: int = 5
+    ) -> Iterator[Classification]:
+        """One answer per image, in their order, while more images are read and sent.
+
+        An image that does not decode gets an answer with its `error`; the stream goes on. A file that
+        cannot be read ends it, after the answers to those before it.
+        """
+        failed: list[TlserveError] = []
+        requests = (ops.stream_request(model, image, version, top_k) for image in images)
+        method = self._channel.stream_stream(
+            ops.V1 + "ClassifyStream",
+            request_serializer=serialize,
+            response_deserializer=v1.ClassifyResponse.FromString,
+        )
+        yield from self._answers(method(_until_error(requests, failed)), read_stream_answer)
+        if failed:
+            raise failed[0]
+
+    # -- models and versions
+
+    def models(self) -> list[ModelSummary]:
+        return self._run(ops.models())
+
+    def model(self, name: str) -> ModelSummary:
+        return self._run(ops.model(name))
+
+    def versions(self, model: str) -> list[VersionLine]:
+        """Ascending by number."""
+        return self._run(ops.versions(model))
+
+    def report(self, model: str, version: str = "") -> dict[str, Any]:
+        """What training and the judge found about a version."""
+        return self._run(ops.report(model, version))
+
+    def watch(self, model: str = "") -> Iterator[ModelEvent]:
+        """Events from now on, of one model or of all; ends when the server stops."""
+        request = v1.WatchModelRequest(model=model)
+        return self._stream(ops.V1 + "WatchModel", request, v1.ModelEvent, read_event)
+
+    # -- what a person decides
+
+    def retrain(self, model: str, *, accept_deletions: bool = False) -> str:
+        """Queue a pass even if nothing changed; returns its job id."""
+        return self._run(ops.retrain(model, accept_deletions=accept_deletions))
+
+    def promote(self, model: str, version: str) -> VersionLine:
+        return self._run(ops.promote(model, version))
+
+    def rollback(self, model: str) -> VersionLine:
+        """Back to the previous version; promotion is manual from then on."""
+        return self._run(ops.rollback(model))
+
+    def pin(self, model: str, version: str, pinned: bool = True) -> VersionLine:
+        return self._run(ops.pin(model, version, pinned=pinned))
+
+    def set_promotion(self, model: str, mode: str) -> ModelSummary:
+        """mode: auto | manual | frozen, or empty for what the settings say."""
+        return self._run(ops.set_promotion(model, mode))
+
+    def add_images(self, model: str, label: str, files: Iterable[str | Path]) -> list[AddedImage]:
+        """Label files: the server writes copies into the class's folder."""
+        return [added for part in ops.add_images(model, label, files) for added in self._run(part)]
+
+    def export(self, model: str, version: str, path: str | Path) -> int:
+        """Write the whole graph of a version to `path`, which appears when complete; returns its bytes."""
+        request = v1.ExportRequest(model=model, version=version)
+        chunks = self._stream(ops.V1 + "Export", request, v1.ExportChunk, lambda chunk: chunk.data)
+        with download(Path(path)) as file:
+            return sum(file.write(chunk) for chunk in chunks)
+
+    def backbones(self) -> list[BackboneLine]:
+        return self._run(ops.backbones())
+
+    # -- readiness
+
+    def ready(self, model: str = "") -> bool:
+        """Whether the server (or one model) answers requests; False where nobody listens."""
+        try:
+            return self._run(ops.ready(model))
+        except (Unavailable, DeadlinePassed):
+            return False
+
+    def wait_ready(self, timeout_seconds: float = 30.0, *, model: str = "") -> None:
+        """Return once `ready`; raises Unavailable when that takes longer than `timeout_seconds`."""
+        give_up = time.monotonic() + timeout_seconds
+        while not self.ready(model):
+            if time.monotonic() >= give_up:
+                raise not_ready(self.address, model, timeout_seconds)
+            time.sleep(READY_POLL_SECONDS)
+
+    # -- transport
+
+    def _run(self, operation: ops.Operation[Answer]) -> Answer:
+        method = self._channel.unary_unary(
+            operation.method,
+            request_serializer=serialize,
+            response_deserializer=operation.response.FromString,
+        )
+        try:
+            return operation.read(method(operation.request, timeout=self.timeout_seconds))
+        except grpc.RpcError as exc:
+            raise self._translated(exc) from exc
+
+    def _stream(
+        self, method: str, request: Message, response: type[Message], read: Callable[[Any], Answer]
+    ) -> Iterator[Answer]:
+        call = self._channel.unary_stream(
+            method, request_serializer=serialize, response_deserializer=response.FromString
+        )
+        return self._answers(call(request), read)
+
+    def _answers(self, call: Any, read: Callable[[Any], Answer]) -> Iterator[Answer]:
+        try:
+            for answer in call:
+                yield read(answer)
+        except grpc.RpcError as exc:
+            raise self._translated(exc) from exc
+        finally:
+            call.cancel()
+
+    def _translated(self, exc: grpc.RpcError) -> TlserveError:
+        return translated(exc.code(), exc.details() or "", self.address)
+
+
+def _until_error(
+    requests: Iterator[v1.ClassifyRequest], failed: list[TlserveError]
+) -> Iterator[v1.ClassifyRequest]:
+    """`requests` up to the first that cannot be made; gRPC would swallow the error on its own thread."""
+    try:
+        yield from requests
+    except TlserveError as exc:
+        failed.append(exc)

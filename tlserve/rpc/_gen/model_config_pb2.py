@@ -1,0 +1,38 @@
+# Written by proto/generate.py from model_config.proto; do not edit.
+from tlserve.rpc._gen._pool import add, publish
+
+DESCRIPTOR = add(
+    b'\n\x12model_config.proto\x12\tinference"\xf5\x01\n\nModelInput\x12\x12\n\x04name\x18\x01 \x01(\t'
+    b'R\x04name\x120\n\tdata_type\x18\x02 \x01(\x0e2\x13.inference.DataTypeR\x08dataType\x124\n\x06'
+    b'format\x18\x03 \x01(\x0e2\x1c.inference.ModelInput.FormatR\x06format\x12\x12\n\x04dims\x18\x04'
+    b' \x03(\x03R\x04dims\x12\x1a\n\x08optional\x18\x08 \x01(\x08R\x08optional";\n\x06Format\x12\x0f\n\x0bFORMAT_N'
+    b'ONE\x10\x00\x12\x0f\n\x0bFORMAT_NHWC\x10\x01\x12\x0f\n\x0bFORMAT_NCHW\x10\x02"\x8e\x01\n\x0bModelOutput\x12\x12\n\x04n'
+    b'ame\x18\x01 \x01(\tR\x04name\x120\n\tdata_type\x18\x02 \x01(\x0e2\x13.inference.DataTypeR\x08dat'
+    b'aType\x12\x12\n\x04dims\x18\x03 \x03(\x03R\x04dims\x12%\n\x0elabel_filename\x18\x04 \x01(\tR\rlabelFile'
+    b'name"\xbe\x02\n\x12ModelVersionPolicy\x12>\n\x06latest\x18\x01 \x01(\x0b2$.inference.Mode'
+    b'lVersionPolicy.LatestH\x00R\x06latest\x125\n\x03all\x18\x02 \x01(\x0b2!.inference.Mod'
+    b'elVersionPolicy.AllH\x00R\x03all\x12D\n\x08specific\x18\x03 \x01(\x0b2&.inference.Mod'
+    b'elVersionPolicy.SpecificH\x00R\x08specific\x1a+\n\x06Latest\x12!\n\x0cnum_versio'
+    b'ns\x18\x01 \x01(\rR\x0bnumVersions\x1a\x05\n\x03All\x1a&\n\x08Specific\x12\x1a\n\x08versions\x18\x01 \x03(\x03R\x08'
+    b'versionsB\x0f\n\rpolicy_choice"\x89\x01\n\x14ModelDynamicBatching\x120\n\x14prefer'
+    b'red_batch_size\x18\x01 \x03(\x05R\x12preferredBatchSize\x12?\n\x1cmax_queue_delay_'
+    b'microseconds\x18\x02 \x01(\x04R\x19maxQueueDelayMicroseconds"3\n\x0eModelParame'
+    b'ter\x12!\n\x0cstring_value\x18\x01 \x01(\tR\x0bstringValue"6\n\x16ModelTransactionPo'
+    b'licy\x12\x1c\n\tdecoupled\x18\x01 \x01(\x08R\tdecoupled"\x82\x05\n\x0bModelConfig\x12\x12\n\x04name\x18\x01'
+    b' \x01(\tR\x04name\x12\x1a\n\x08platform\x18\x02 \x01(\tR\x08platform\x12\x18\n\x07backend\x18\x11 \x01(\tR\x07bac'
+    b'kend\x12D\n\x0eversion_policy\x18\x03 \x01(\x0b2\x1d.inference.ModelVersionPolicyR'
+    b'\rversionPolicy\x12$\n\x0emax_batch_size\x18\x04 \x01(\x05R\x0cmaxBatchSize\x12+\n\x05inpu'
+    b't\x18\x05 \x03(\x0b2\x15.inference.ModelInputR\x05input\x12.\n\x06output\x18\x06 \x03(\x0b2\x16.infe'
+    b'rence.ModelOutputR\x06output\x12L\n\x10dynamic_batching\x18\x0b \x01(\x0b2\x1f.infere'
+    b'nce.ModelDynamicBatchingH\x00R\x0fdynamicBatching\x12F\n\nparameters\x18\x0e '
+    b'\x03(\x0b2&.inference.ModelConfig.ParametersEntryR\nparameters\x12[\n\x18m'
+    b'odel_transaction_policy\x18\x13 \x01(\x0b2!.inference.ModelTransactionPo'
+    b'licyR\x16modelTransactionPolicy\x1aX\n\x0fParametersEntry\x12\x10\n\x03key\x18\x01 \x01(\t'
+    b'R\x03key\x12/\n\x05value\x18\x02 \x01(\x0b2\x19.inference.ModelParameterR\x05value:\x028\x01B\x13'
+    b'\n\x11scheduling_choice*\xfa\x01\n\x08DataType\x12\x10\n\x0cTYPE_INVALID\x10\x00\x12\r\n\tTYPE_B'
+    b'OOL\x10\x01\x12\x0e\n\nTYPE_UINT8\x10\x02\x12\x0f\n\x0bTYPE_UINT16\x10\x03\x12\x0f\n\x0bTYPE_UINT32\x10\x04\x12\x0f\n\x0bT'
+    b'YPE_UINT64\x10\x05\x12\r\n\tTYPE_INT8\x10\x06\x12\x0e\n\nTYPE_INT16\x10\x07\x12\x0e\n\nTYPE_INT32\x10\x08\x12'
+    b'\x0e\n\nTYPE_INT64\x10\t\x12\r\n\tTYPE_FP16\x10\n\x12\r\n\tTYPE_FP32\x10\x0b\x12\r\n\tTYPE_FP64\x10\x0c'
+    b'\x12\x0f\n\x0bTYPE_STRING\x10\r\x12\r\n\tTYPE_BF16\x10\x0eb\x06proto3'
+)
+publish(DESCRIPTOR, globals())

@@ -1,0 +1,330 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class ClassifyRequest(_message.Message):
+    __slots__ = ("model", "version", "images", "top_k", "id")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    images: _containers.RepeatedScalarFieldContainer[bytes]
+    top_k: int
+    id: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., images: _Optional[_Iterable[bytes]] = ..., top_k: _Optional[int] = ..., id: _Optional[str] = ...) -> None: ...
+
+class ClassifyResponse(_message.Message):
+    __slots__ = ("model", "version", "results", "id", "error")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: int
+    results: _containers.RepeatedCompositeFieldContainer[Classification]
+    id: str
+    error: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., results: _Optional[_Iterable[_Union[Classification, _Mapping]]] = ..., id: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
+
+class Classification(_message.Message):
+    __slots__ = ("label", "probability", "top", "novelty", "unknown")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    TOP_FIELD_NUMBER: _ClassVar[int]
+    NOVELTY_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    label: str
+    probability: float
+    top: _containers.RepeatedCompositeFieldContainer[LabelProbability]
+    novelty: float
+    unknown: bool
+    def __init__(self, label: _Optional[str] = ..., probability: _Optional[float] = ..., top: _Optional[_Iterable[_Union[LabelProbability, _Mapping]]] = ..., novelty: _Optional[float] = ..., unknown: _Optional[bool] = ...) -> None: ...
+
+class LabelProbability(_message.Message):
+    __slots__ = ("label", "probability")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    label: str
+    probability: float
+    def __init__(self, label: _Optional[str] = ..., probability: _Optional[float] = ...) -> None: ...
+
+class ListModelsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListModelsResponse(_message.Message):
+    __slots__ = ("models",)
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    models: _containers.RepeatedCompositeFieldContainer[ModelSummary]
+    def __init__(self, models: _Optional[_Iterable[_Union[ModelSummary, _Mapping]]] = ...) -> None: ...
+
+class GetModelRequest(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    def __init__(self, model: _Optional[str] = ...) -> None: ...
+
+class ModelSummary(_message.Message):
+    __slots__ = ("model", "phase", "ready", "live", "previous", "promotion", "images", "counts", "accuracy", "accuracy_low", "accuracy_high", "backbone", "message", "problems", "n_problems", "done", "total", "per_second", "seconds_left")
+    class CountsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    LIVE_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    PROMOTION_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_LOW_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_HIGH_FIELD_NUMBER: _ClassVar[int]
+    BACKBONE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    N_PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_LEFT_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    phase: str
+    ready: bool
+    live: int
+    previous: int
+    promotion: str
+    images: int
+    counts: _containers.ScalarMap[str, int]
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    backbone: str
+    message: str
+    problems: _containers.RepeatedCompositeFieldContainer[Problem]
+    n_problems: int
+    done: int
+    total: int
+    per_second: float
+    seconds_left: float
+    def __init__(self, model: _Optional[str] = ..., phase: _Optional[str] = ..., ready: _Optional[bool] = ..., live: _Optional[int] = ..., previous: _Optional[int] = ..., promotion: _Optional[str] = ..., images: _Optional[int] = ..., counts: _Optional[_Mapping[str, int]] = ..., accuracy: _Optional[float] = ..., accuracy_low: _Optional[float] = ..., accuracy_high: _Optional[float] = ..., backbone: _Optional[str] = ..., message: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[Problem, _Mapping]]] = ..., n_problems: _Optional[int] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., per_second: _Optional[float] = ..., seconds_left: _Optional[float] = ...) -> None: ...
+
+class Problem(_message.Message):
+    __slots__ = ("kind", "where", "reason")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    WHERE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    where: str
+    reason: str
+    def __init__(self, kind: _Optional[str] = ..., where: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ListVersionsRequest(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    def __init__(self, model: _Optional[str] = ...) -> None: ...
+
+class ListVersionsResponse(_message.Message):
+    __slots__ = ("versions",)
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    versions: _containers.RepeatedCompositeFieldContainer[VersionLine]
+    def __init__(self, versions: _Optional[_Iterable[_Union[VersionLine, _Mapping]]] = ...) -> None: ...
+
+class VersionLine(_message.Message):
+    __slots__ = ("version", "state", "images", "classes", "accuracy", "backbone", "created", "reason", "drop_to_live_seconds", "pinned")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    BACKBONE_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    DROP_TO_LIVE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PINNED_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    state: str
+    images: int
+    classes: _containers.RepeatedScalarFieldContainer[str]
+    accuracy: float
+    backbone: str
+    created: str
+    reason: str
+    drop_to_live_seconds: float
+    pinned: bool
+    def __init__(self, version: _Optional[int] = ..., state: _Optional[str] = ..., images: _Optional[int] = ..., classes: _Optional[_Iterable[str]] = ..., accuracy: _Optional[float] = ..., backbone: _Optional[str] = ..., created: _Optional[str] = ..., reason: _Optional[str] = ..., drop_to_live_seconds: _Optional[float] = ..., pinned: _Optional[bool] = ...) -> None: ...
+
+class GetReportRequest(_message.Message):
+    __slots__ = ("model", "version")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class GetReportResponse(_message.Message):
+    __slots__ = ("json",)
+    JSON_FIELD_NUMBER: _ClassVar[int]
+    json: str
+    def __init__(self, json: _Optional[str] = ...) -> None: ...
+
+class WatchModelRequest(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    def __init__(self, model: _Optional[str] = ...) -> None: ...
+
+class ModelEvent(_message.Message):
+    __slots__ = ("model", "at", "kind", "message", "phase", "version", "done", "total", "per_second", "seconds_left")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_LEFT_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    at: float
+    kind: str
+    message: str
+    phase: str
+    version: int
+    done: int
+    total: int
+    per_second: float
+    seconds_left: float
+    def __init__(self, model: _Optional[str] = ..., at: _Optional[float] = ..., kind: _Optional[str] = ..., message: _Optional[str] = ..., phase: _Optional[str] = ..., version: _Optional[int] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., per_second: _Optional[float] = ..., seconds_left: _Optional[float] = ...) -> None: ...
+
+class RetrainRequest(_message.Message):
+    __slots__ = ("model", "accept_deletions")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    ACCEPT_DELETIONS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    accept_deletions: bool
+    def __init__(self, model: _Optional[str] = ..., accept_deletions: _Optional[bool] = ...) -> None: ...
+
+class RetrainResponse(_message.Message):
+    __slots__ = ("job_id",)
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    def __init__(self, job_id: _Optional[str] = ...) -> None: ...
+
+class PromoteRequest(_message.Message):
+    __slots__ = ("model", "version")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class RollbackRequest(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    def __init__(self, model: _Optional[str] = ...) -> None: ...
+
+class PinRequest(_message.Message):
+    __slots__ = ("model", "version", "unpin")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    UNPIN_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    unpin: bool
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., unpin: _Optional[bool] = ...) -> None: ...
+
+class SetPromotionRequest(_message.Message):
+    __slots__ = ("model", "mode")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    mode: str
+    def __init__(self, model: _Optional[str] = ..., mode: _Optional[str] = ...) -> None: ...
+
+class AddImagesRequest(_message.Message):
+    __slots__ = ("model", "label", "images")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    label: str
+    images: _containers.RepeatedCompositeFieldContainer[NewImage]
+    def __init__(self, model: _Optional[str] = ..., label: _Optional[str] = ..., images: _Optional[_Iterable[_Union[NewImage, _Mapping]]] = ...) -> None: ...
+
+class NewImage(_message.Message):
+    __slots__ = ("name", "data")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    data: bytes
+    def __init__(self, name: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class AddImagesResponse(_message.Message):
+    __slots__ = ("images",)
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    images: _containers.RepeatedCompositeFieldContainer[AddedImage]
+    def __init__(self, images: _Optional[_Iterable[_Union[AddedImage, _Mapping]]] = ...) -> None: ...
+
+class AddedImage(_message.Message):
+    __slots__ = ("path", "digest", "already_there")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ALREADY_THERE_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    digest: str
+    already_there: bool
+    def __init__(self, path: _Optional[str] = ..., digest: _Optional[str] = ..., already_there: _Optional[bool] = ...) -> None: ...
+
+class ListBackbonesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListBackbonesResponse(_message.Message):
+    __slots__ = ("backbones",)
+    BACKBONES_FIELD_NUMBER: _ClassVar[int]
+    backbones: _containers.RepeatedCompositeFieldContainer[BackboneLine]
+    def __init__(self, backbones: _Optional[_Iterable[_Union[BackboneLine, _Mapping]]] = ...) -> None: ...
+
+class BackboneLine(_message.Message):
+    __slots__ = ("name", "plugin", "detail", "error")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    plugin: str
+    detail: str
+    error: str
+    def __init__(self, name: _Optional[str] = ..., plugin: _Optional[str] = ..., detail: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
+
+class ExportRequest(_message.Message):
+    __slots__ = ("model", "version")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: str
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+
+class ExportChunk(_message.Message):
+    __slots__ = ("data", "total_bytes")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    total_bytes: int
+    def __init__(self, data: _Optional[bytes] = ..., total_bytes: _Optional[int] = ...) -> None: ...
