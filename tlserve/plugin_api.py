@@ -79,7 +79,9 @@ class ImageSpec:
                 f"image spec: resize_short_side {short} is smaller than the crop {self.height}x{self.width}"
             )
         if self.crop == "none" and short is not None:
-            raise ValueError("image spec: without a crop the picture is resized straight; resize_short_side must be None")
+            raise ValueError(
+                "image spec: without a crop the picture is resized straight; resize_short_side must be None"
+            )
 
 
 @dataclass(frozen=True, slots=True)

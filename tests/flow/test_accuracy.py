@@ -22,6 +22,7 @@ from tlserve.settings import load_settings
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_flowers_on_mobilenet_are_as_accurate_as_scikit_learn_with_its_best_c(
     shared: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -98,6 +98,7 @@ def live_version(daemon: DaemonProcess, model: str) -> int | None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_fourth_class_goes_live_under_load_and_no_request_fails(
     flowers: DaemonProcess, shared: Shared
 ) -> None:
@@ -109,7 +110,10 @@ def test_a_fourth_class_goes_live_under_load_and_no_request_fails(
         with Load(flowers.address, "flowers", unseen) as load:
             wait_until(lambda: load.answered > 20, "the load is on")
             copy_images(source / "tulips", flowers.watch / "flowers" / "tulips", 0, PER_CLASS)
-            wait_until(lambda: any("tulips" in names for names in [*load.classes_by_version.values()]), "tulips are answered")
+            wait_until(
+                lambda: any("tulips" in names for names in [*load.classes_by_version.values()]),
+                "tulips are answered",
+            )
             after = load.answered
             wait_until(lambda: load.answered > after + 20, "the load goes on")
         assert load.failures == []
@@ -157,6 +161,7 @@ def restarted_serves_the_same(flowers: DaemonProcess) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_exported_graph_alone_gives_the_answers_of_the_daemon(
     flowers: DaemonProcess, shared: Shared
 ) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from tlserve.core.errors import (
     BadInput,
     CorruptState,
+    NotLoaded,
     NotReady,
     NotTrained,
     StoreUnavailable,
@@ -54,6 +55,7 @@ IMAGE_SUFFIXES = {
     "TIFF": ".tif",
 }
 LONGEST_FILE_STEM = 100
+BACKBONES_PATIENCE_SECONDS = 10.0
 
 
 class DaemonBackend:
@@ -216,11 +218,15 @@ class DaemonBackend:
             await asyncio.to_thread(out.unlink, missing_ok=True)
 
     async def list_backbones(self) -> Sequence[BackboneLine]:
+        """As the plugins say now; as they last said where the trainer is busy with a long pass."""
         catalogue = self._daemon.layout.catalogue
-        if catalogue.is_file():
+        patience = BACKBONES_PATIENCE_SECONDS if catalogue.is_file() else None
+        try:
+            async with asyncio.timeout(patience):
+                done = await self._daemon.scheduler.errand(ListBackbonesJob(uuid.uuid4().hex))
+        except TimeoutError:
             entries = json.loads(await asyncio.to_thread(catalogue.read_text))
             return [BackboneLine(**entry) for entry in entries]
-        done = await self._daemon.scheduler.errand(ListBackbonesJob(uuid.uuid4().hex))
         assert isinstance(done, BackbonesListed)
         return [BackboneLine(e.name, e.plugin, e.detail, e.error) for e in done.backbones]
 
@@ -232,6 +238,8 @@ class DaemonBackend:
         if model in daemon.pool.models():
             return
         summary = self.get_model(model)
+        if summary.live is not None:
+            raise NotLoaded(model, summary.live, summary.message)
         raise NotTrained(model, summary.message)
 
     async def _number(self, model: str, version: str) -> int:

@@ -246,6 +246,7 @@ class Daemon:
                 done = await self._promote(job, done, done.version)
             else:
                 self.board.said(done.model, "version", f"version {done.version}: {done.reason}", done.version)
+        await self.releases.heal(done.model)
         self.board.ended(done)
 
     async def _promote(self, job: PassJob, done: PassDone, version: int) -> PassDone:

@@ -74,6 +74,17 @@ class Releases:
         await self._swap(model, state.live)
         self._export(model, state.live, state.pinned)
 
+    async def heal(self, model: str) -> None:
+        """Try again to serve what LIVE says, if that failed at start: a pass may have remade the build."""
+        if model in self.failures:
+            try:
+                await self._restore(model)
+            except TlserveError as exc:
+                self.failures[model] = str(exc)
+            else:
+                del self.failures[model]
+                self._board.said(model, "swap", f"version {self.state(model).live} could be loaded after all")
+
     def models(self) -> list[str]:
         """Models with a LIVE state, served or not."""
         return sorted(self._states)

@@ -83,7 +83,7 @@ class QueueFull(TlserveError):
 
     def __init__(self, *, waiting_rows: int, limit_rows: int) -> None:
         super().__init__(
-            f"the queue is full ({waiting_rows} of {limit_rows} images wait); send fewer at once or retry later"
+            f"the queue is full ({waiting_rows} of {limit_rows} images wait); send fewer or retry later"
         )
         self.waiting_rows, self.limit_rows = waiting_rows, limit_rows
 
@@ -104,8 +104,8 @@ class DatasetError(TlserveError):
 class TooFewClasses(DatasetError):
     def __init__(self, *, model: str, found: int, detail: str = "") -> None:
         super().__init__(
-            f"model {model!r}: {found} class folder{'' if found == 1 else 's'} with at least 2 usable images, "
-            f"at least 2 needed{'; ' + detail if detail else ''}"
+            f"model {model!r}: {found} class folder{'' if found == 1 else 's'} with at least 2 usable "
+            f"images, at least 2 needed{'; ' + detail if detail else ''}"
         )
         self.model, self.found = model, found
 
@@ -122,8 +122,8 @@ class BadModelName(DatasetError):
 class MassDisappearance(DatasetError):
     def __init__(self, *, model: str, before: int, now: int) -> None:
         super().__init__(
-            f"model {model!r}: {before - now} of {before} images disappeared at once; keeping the live version. "
-            f"Bring them back, or accept with: tlserve retrain {model} --accept-deletions"
+            f"model {model!r}: {before - now} of {before} images disappeared at once; the live version "
+            f"stays. Bring them back, or accept with: tlserve retrain {model} --accept-deletions"
         )
         self.model, self.before, self.now = model, before, now
 

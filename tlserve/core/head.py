@@ -25,6 +25,10 @@ class Dense:
     weight: Float32
     bias: Float32
 
+    def __post_init__(self) -> None:
+        if self.weight.ndim != 2 or self.bias.shape != self.weight.shape[1:]:
+            raise ValueError(f"a layer of weight {self.weight.shape} cannot have bias {self.bias.shape}")
+
 
 @dataclass(frozen=True, eq=False)
 class Novelty:
@@ -41,6 +45,13 @@ class Novelty:
     centroids: Float32
     distances: Float32
     ranks: Float32
+
+    def __post_init__(self) -> None:
+        n_features = self.mean.shape
+        if len(n_features) != 1 or self.scale.shape != n_features or self.centroids.shape[1:] != n_features:
+            raise ValueError("a novelty block needs a mean, a scale and centroids of one width")
+        if self.distances.ndim != 1 or self.distances.shape != self.ranks.shape:
+            raise ValueError("a novelty block needs one rank for each distance")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +71,19 @@ class Head:
         if len(self.layers) not in (1, 2):
             raise ValueError(f"a head has one or two dense layers, not {len(self.layers)}")
         if self.layers[-1].bias.shape != (len(self.labels),):
-            raise ValueError(f"{len(self.labels)} labels, but the last layer has {self.layers[-1].bias.shape} outputs")
-        if not self.temperature > 0:
-            raise ValueError(f"the temperature must be positive, not {self.temperature}")
+            raise ValueError(
+                f"{len(self.labels)} labels, but the last layer has {self.layers[-1].bias.shape} outputs"
+            )
+        if len(self.layers) == 2 and self.layers[0].weight.shape[1] != self.layers[1].weight.shape[0]:
+            raise ValueError("the second layer does not take what the first one gives")
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("two columns of a head have the same label")
+        if self.novelty is not None and self.novelty.mean.shape != (self.n_features,):
+            raise ValueError(f"the novelty block is not as wide as the head's {self.n_features} features")
+        if self.link not in ("softmax", "sigmoid"):
+            raise ValueError(f"unknown link {self.link!r}")
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(f"the temperature must be positive and finite, not {self.temperature}")
 
     @property
     def n_features(self) -> int:
@@ -102,7 +123,7 @@ def centroid_distance(novelty: Novelty, features: Features) -> Float32:
 
 
 def novelty_scores(head: Head, features: Features) -> Float32:
-    """Novelty of each row in [0, 1]: 0.95 means farther than 95 % of held-out images. Zeros without a block."""
+    """Novelty of each row in [0, 1]: 0.95 is farther than 95 % of held-out images. Zeros without a block."""
     if head.novelty is None:
         return np.zeros(len(features), dtype=np.float32)
     distance = centroid_distance(head.novelty, features)

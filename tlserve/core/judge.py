@@ -3,14 +3,15 @@
 Pure functions of scores and truth; nothing here acts. The rule (docs/adr/0002) is non-inferiority:
 a candidate is promoted unless it is worse. It passes when it is at least as accurate as the live
 version on the same images, or when the lower 95 % bound of the paired difference lies above
--`max_drop`. Below `MIN_EVIDENCE` images it passes unless it is clearly worse.
+-`max_drop`. Below `MIN_EVIDENCE` images it passes unless it is clearly worse: so many images were lost, and
+so few won, that a coin would do it less than once in twenty times.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import sqrt
+from math import comb, erfc, sqrt
 from typing import Literal
 
 import numpy as np
@@ -21,9 +22,12 @@ from tlserve.core.types import Probabilities
 MIN_EVIDENCE = 30
 Z95_TWO_SIDED = 1.959964
 Z95_ONE_SIDED = 1.644854
+SIGNIFICANT = 0.05
 
 Verdict = Literal["promote", "hold"]
 Evidence = Literal["first", "weak", "strong"]
+Columns = npt.NDArray[np.intp]
+"""For each image, the column of its label in one version's answers; -1 where it does not know it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,86 +85,121 @@ def judge(truth: Sequence[str], candidate: Answers, live: Answers | None, policy
     both know, each version choosing among the shared classes only: adding or removing a class is the
     user's will and must not look like a loss.
     """
-    labels = np.asarray(truth, dtype=object)
-    own = np.isin(labels, candidate.labels)
-    own_hits = hits(labels[own], candidate, rows=own)
+    columns = columns_of(truth, candidate.labels)
+    own_hits = hits(columns, candidate, rows=columns >= 0)
     accuracy = float(own_hits.mean()) if own_hits.size else None
     low, high = wilson_interval(int(own_hits.sum()), own_hits.size) if own_hits.size else (None, None)
-    classes = _by_class(labels, candidate, live)
-
-    def decision(verdict: Verdict, evidence: Evidence, reason: str, **more: float | int | None) -> Decision:
-        return Decision(
-            verdict=verdict,
-            reason=reason,
-            evidence=evidence,
-            n_held_out=int(own_hits.size),
-            accuracy=accuracy,
-            accuracy_low=low,
-            accuracy_high=high,
-            only_candidate=tuple(sorted(set(candidate.labels) - set(live.labels))) if live else (),
-            only_live=tuple(sorted(set(live.labels) - set(candidate.labels))) if live else (),
-            classes=classes,
-            **more,  # type: ignore[arg-type]
-        )
-
+    classes = _by_class(truth, candidate, live)
+    versus = compare(truth, candidate, live) if live is not None else None
     if live is None:
-        return decision("promote", "first", _first_reason(accuracy, low, high, int(own_hits.size)))
-
-    shared = tuple(sorted(set(candidate.labels) & set(live.labels)))
-    both = np.isin(labels, shared)
-    n = int(both.sum())
-    if len(shared) < 2 or n == 0:
-        return decision(
-            "promote", "weak", "nothing to compare: no held-out image of two classes that both versions know"
-        )
-    mine = hits(labels[both], candidate, rows=both, among=shared)
-    theirs = hits(labels[both], live, rows=both, among=shared)
-    difference, lower, upper = paired_difference(mine, theirs)
-    numbers = {
-        "live_accuracy": float(theirs.mean()),
-        "difference": difference,
-        "difference_low": lower,
-        "n_compared": n,
-    }
-    versus = (
-        f"{mine.mean():.1%} against {theirs.mean():.1%} of the live version on the same {n} held-out images "
-        f"({difference * 100:+.1f} points, at worst {lower * 100:+.1f})"
+        ruling = Ruling("promote", "first", _first_reason(accuracy, low, high, own_hits.size))
+    else:
+        ruling = rule(versus, [c for c in classes if _fell(c, policy.recall_floor)], policy)
+    return Decision(
+        verdict=ruling.verdict,
+        reason=ruling.reason,
+        evidence=ruling.evidence,
+        n_held_out=int(own_hits.size),
+        accuracy=accuracy,
+        accuracy_low=low,
+        accuracy_high=high,
+        live_accuracy=versus.live_accuracy if versus else None,
+        difference=versus.difference if versus else None,
+        difference_low=versus.lower if versus else None,
+        n_compared=versus.n_images if versus else 0,
+        only_candidate=tuple(sorted(set(candidate.labels) - set(live.labels))) if live else (),
+        only_live=tuple(sorted(set(live.labels) - set(candidate.labels))) if live else (),
+        classes=classes,
     )
-    fallen = [c for c in classes if _fell(c, policy.recall_floor)]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Both versions on the held-out images whose class both know, choosing among these classes."""
+
+    n_images: int
+    accuracy: float
+    live_accuracy: float
+    difference: float
+    lower: float
+    chance: float
+    """How likely a coin, thrown for each image on which they disagree, is to treat the candidate as badly."""
+
+    def in_words(self) -> str:
+        return (
+            f"{self.accuracy:.1%} against {self.live_accuracy:.1%} of the live version on the same "
+            f"{self.n_images} held-out images "
+            f"({self.difference * 100:+.1f} points, at worst {self.lower * 100:+.1f})"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    verdict: Verdict
+    evidence: Evidence
+    reason: str
+
+
+def compare(truth: Sequence[str], candidate: Answers, live: Answers) -> Comparison | None:
+    """The paired comparison; None when no two classes, or no image of them, are known to both."""
+    shared = tuple(sorted(set(candidate.labels) & set(live.labels)))
+    ours, theirs = columns_of(truth, candidate.labels), columns_of(truth, live.labels)
+    both = (ours >= 0) & (theirs >= 0)
+    if len(shared) < 2 or not both.any():
+        return None
+    mine = hits(ours, candidate, rows=both, among=shared)
+    live_hits = hits(theirs, live, rows=both, among=shared)
+    difference, lower, _ = paired_difference(mine, live_hits)
+    chance = sign_test(int((mine & ~live_hits).sum()), int((live_hits & ~mine).sum()))
+    return Comparison(len(mine), float(mine.mean()), float(live_hits.mean()), difference, lower, chance)
+
+
+def rule(versus: Comparison | None, fallen: Sequence[ClassResult], policy: Policy) -> Ruling:
+    """Promote unless worse. fallen: classes that fell under their recall floor."""
+    if versus is None:
+        words = "nothing to compare: no held-out image of two classes that both versions know"
+        return Ruling("promote", "weak", words)
+    evidence: Evidence = "strong" if versus.n_images >= MIN_EVIDENCE else "weak"
+    points = policy.max_drop * 100
+    accepted = f"{points:g} point{'' if points == 1 else 's'}"
+    verdict: Verdict
     if fallen:
         names = ", ".join(f"{c.label} ({c.recall:.0%})" for c in fallen)
-        reason = f"recall under the floor of {policy.recall_floor:.0%} for {names}; {versus}"
-        return decision("hold", "strong" if n >= MIN_EVIDENCE else "weak", reason, **numbers)
-    if n < MIN_EVIDENCE:
-        if upper < 0:
-            return decision("hold", "weak", f"clearly worse, on weak evidence: {versus}", **numbers)
-        return decision("promote", "weak", f"not clearly worse, on weak evidence: {versus}", **numbers)
-    if difference >= 0:
-        return decision("promote", "strong", f"at least as good: {versus}", **numbers)
-    if lower > -policy.max_drop:
-        reason = f"within the accepted drop of {policy.max_drop * 100:g} points: {versus}"
-        return decision("promote", "strong", reason, **numbers)
-    reason = f"a drop of more than {policy.max_drop * 100:g} points cannot be ruled out: {versus}"
-    return decision("hold", "strong", reason, **numbers)
+        verdict, why = "hold", f"recall under the floor of {policy.recall_floor:.0%} for {names}"
+    elif evidence == "weak" and versus.chance < SIGNIFICANT:
+        verdict, why = "hold", "clearly worse, on weak evidence"
+    elif evidence == "weak":
+        verdict, why = "promote", "not clearly worse, on weak evidence"
+    elif versus.difference >= 0:
+        verdict, why = "promote", "at least as good"
+    elif versus.lower > -policy.max_drop:
+        verdict, why = "promote", f"within the accepted drop of {accepted}"
+    else:
+        verdict, why = "hold", f"a drop of more than {accepted} cannot be ruled out"
+    return Ruling(verdict, evidence, f"{why}: {versus.in_words()}")
+
+
+def columns_of(truth: Sequence[str], labels: Sequence[str]) -> Columns:
+    """Where each true label stands among `labels`: (n_images,), -1 for those that are not there."""
+    index = {label: column for column, label in enumerate(labels)}
+    return np.fromiter((index.get(label, -1) for label in truth), dtype=np.intp, count=len(truth))
 
 
 def hits(
-    truth: npt.NDArray[np.object_],
-    answers: Answers,
-    *,
-    rows: npt.NDArray[np.bool_],
-    among: tuple[str, ...] | None = None,
+    columns: Columns, answers: Answers, *, rows: npt.NDArray[np.bool_], among: Sequence[str] | None = None
 ) -> npt.NDArray[np.bool_]:
-    """Which of the chosen rows are answered right, choosing only `among` these labels: (n,) bool."""
-    columns = [answers.labels.index(label) for label in among or answers.labels]
-    names = np.asarray([answers.labels[c] for c in columns], dtype=object)
-    if not rows.any():
-        return np.zeros(0, dtype=bool)
-    best = answers.probabilities[rows][:, columns].argmax(axis=1)
-    return np.asarray(names[best] == truth, dtype=bool)
+    """Which of the chosen rows are answered right, choosing only `among` these labels: (n_chosen,) bool."""
+    if among is None:
+        best = answers.probabilities[rows].argmax(axis=1)
+    else:
+        choices = columns_of(among, answers.labels)
+        best = choices[answers.probabilities[np.ix_(rows, choices)].argmax(axis=1)]
+    return np.asarray(best == columns[rows], dtype=bool)
 
 
-def paired_difference(mine: npt.NDArray[np.bool_], theirs: npt.NDArray[np.bool_]) -> tuple[float, float, float]:
+def paired_difference(
+    mine: npt.NDArray[np.bool_], theirs: npt.NDArray[np.bool_]
+) -> tuple[float, float, float]:
     """Mean of mine - theirs with its one-sided 95 % bounds: (difference, lower, upper).
 
     The variance of a paired difference comes from the images on which the two disagree.
@@ -173,6 +212,18 @@ def paired_difference(mine: npt.NDArray[np.bool_], theirs: npt.NDArray[np.bool_]
     return mean, mean - spread, mean + spread
 
 
+def sign_test(won: int, lost: int) -> float:
+    """Chance of at least `lost` tails in won + lost throws of a coin; 1.0 without a throw.
+
+    Exact where the normal interval fails: with one image, lost, that interval has no width at all.
+    Above a thousand throws, its normal approximation. Source: Agresti, Categorical Data Analysis, 10.1.4.
+    """
+    n = won + lost
+    if n > 1000:
+        return 0.5 * erfc((lost - won - 1) / sqrt(2 * n))
+    return float(sum(comb(n, k) for k in range(lost, n + 1)) / 2**n)
+
+
 def wilson_interval(n_right: int, n: int, z: float = Z95_TWO_SIDED) -> tuple[float, float]:
     """95 % interval of a share. Source: Wilson 1927."""
     share = n_right / n
@@ -181,18 +232,24 @@ def wilson_interval(n_right: int, n: int, z: float = Z95_TWO_SIDED) -> tuple[flo
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def _by_class(truth: npt.NDArray[np.object_], candidate: Answers, live: Answers | None) -> tuple[ClassResult, ...]:
-    results = []
-    for label in candidate.labels:
-        rows = np.asarray(truth == label, dtype=bool)
-        if not rows.any():
-            continue
-        recall = float(hits(truth[rows], candidate, rows=rows).mean())
-        live_recall = None
-        if live is not None and label in live.labels:
-            live_recall = float(hits(truth[rows], live, rows=rows).mean())
-        results.append(ClassResult(label, int(rows.sum()), recall, live_recall))
-    return tuple(results)
+def _by_class(truth: Sequence[str], candidate: Answers, live: Answers | None) -> tuple[ClassResult, ...]:
+    """Each class of the candidate that has held-out images, each version choosing among all it knows."""
+    counts, recalls = _recalls(truth, candidate)
+    live_recalls = _recalls(truth, live)[1] if live is not None else {}
+    return tuple(
+        ClassResult(label, counts[label], recalls[label], live_recalls.get(label))
+        for label in candidate.labels
+        if label in counts
+    )
+
+
+def _recalls(truth: Sequence[str], answers: Answers) -> tuple[dict[str, int], dict[str, float]]:
+    columns = columns_of(truth, answers.labels)
+    known = columns >= 0
+    counts = np.bincount(columns[known], minlength=len(answers.labels))
+    right = np.bincount(columns[known][hits(columns, answers, rows=known)], minlength=len(answers.labels))
+    seen = [(label, int(n), int(r)) for label, n, r in zip(answers.labels, counts, right, strict=True) if n]
+    return {label: n for label, n, _ in seen}, {label: r / n for label, n, r in seen}
 
 
 def _fell(result: ClassResult, floor: float) -> bool:

@@ -6,7 +6,7 @@ Pure: who is on which side already comes in, who joins comes out. Ingest stores 
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -36,35 +36,45 @@ def assign_sides(
     """Sides for the members that have none yet: {digest: side}. Known sides are never revisited.
 
     A member of a group that already has a side takes it, whatever its class. Of the other groups, those
-    with the lowest hash fill each class's fifth; classes under 5 images hold out nothing. `limit` bounds
-    the held-out images of all classes together.
+    with the lowest hash are held out while they fit the fifth of every class they touch; classes under 5
+    images hold out nothing. `limit` bounds the held-out images of all classes together, each class
+    giving way in proportion; only followers of a held-out group may exceed it.
     """
-    per_class: dict[str, list[Member]] = defaultdict(list)
-    for member in members:
-        per_class[member.label].append(member)
-    wanted = {label: _wanted(len(images)) for label, images in per_class.items()}
-    scale = min(1.0, limit / max(1, sum(wanted.values())))
-
     sides: dict[str, Split] = {}
-    group_side = dict(group_sides)
-    for label in sorted(per_class):
-        images = per_class[label]
-        fresh: dict[str, list[str]] = defaultdict(list)
-        for member in images:
-            if member.digest not in known:
-                fresh[member.group].append(member.digest)
-        followers = {group: digests for group, digests in fresh.items() if group in group_side}
-        for group, digests in followers.items():
-            sides.update(dict.fromkeys(digests, group_side[group]))
-        held = sum(known.get(m.digest, sides.get(m.digest)) is Split.HELD_OUT for m in images)
-        missing = int(wanted[label] * scale) - held
-        for group in _by_hash(fresh.keys() - followers.keys()):
-            side = Split.HELD_OUT if len(fresh[group]) <= missing else Split.TRAIN
-            if side is Split.HELD_OUT:
-                missing -= len(fresh[group])
-            group_side[group] = side
-            sides.update(dict.fromkeys(fresh[group], side))
+    undecided: dict[str, dict[str, str]] = defaultdict(dict)
+    for member in members:
+        if member.digest in known:
+            continue
+        if member.group in group_sides:
+            sides[member.digest] = group_sides[member.group]
+        else:
+            undecided[member.group][member.digest] = member.label
+
+    missing = _missing(members, {**known, **sides}, limit)
+    for group in _by_hash(undecided):
+        labels = Counter(undecided[group].values())
+        fits = all(count <= missing[label] for label, count in labels.items())
+        if fits:
+            missing.subtract(labels)
+        sides.update(dict.fromkeys(undecided[group], Split.HELD_OUT if fits else Split.TRAIN))
     return sides
+
+
+def _missing(members: Sequence[Member], sides: Mapping[str, Split], limit: int) -> Counter[str]:
+    """How many images each class may still hold out."""
+    sizes: Counter[str] = Counter()
+    held: Counter[str] = Counter()
+    for label, digest in {(member.label, member.digest) for member in members}:
+        sizes[label] += 1
+        held[label] += sides.get(digest) is Split.HELD_OUT
+    wanted = {label: _wanted(size) for label, size in sizes.items()}
+    share = min(1.0, limit / max(1, sum(wanted.values())))
+    missing = Counter({label: max(0, int(count * share) - held[label]) for label, count in wanted.items()})
+    # Sides never change, so classes that hold out more than their share now leave less to the others.
+    room = max(0, limit - held.total())
+    if missing.total() > room:
+        return Counter({label: count * room // missing.total() for label, count in missing.items()})
+    return missing
 
 
 def _wanted(n_images: int) -> int:
