@@ -1,0 +1,98 @@
+"""Every message survives the pipe between daemon and trainer."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+
+import pytest
+
+from tlserve.core.judge import Policy
+from tlserve.core.lifecycle import Phase, Promotion
+from tlserve.core.messages import (
+    BackboneEntry,
+    BackbonesListed,
+    Cancel,
+    Exported,
+    ExportFileJob,
+    ExportJob,
+    ImagesPassed,
+    ListBackbonesJob,
+    Message,
+    PassDone,
+    PassJob,
+    ProblemNote,
+    Progress,
+    Recipe,
+    SnapshotTaken,
+    TrainerReady,
+    decode,
+    encode,
+)
+
+FULL = [
+    PassJob(
+        "job",
+        "flowers",
+        "/watch/Gänse\nblümchen",
+        Recipe("nano", Promotion.MANUAL, Policy(0.02, 0.5), True, 1, 2, 3),
+        accept_deletions=True,
+        force=True,
+        noticed_at=1.5,
+    ),
+    PassJob("job", "flowers", "/watch/\udcff", Recipe("nano")),
+    ExportJob("job", "flowers", 3, (1, 2)),
+    ExportFileJob("job", "flowers", 3, "/tmp/x.onnx"),
+    ListBackbonesJob("job"),
+    Cancel("job"),
+    TrainerReady(7),
+    Progress("job", "flowers", Phase.EXTRACTING, 1, 2, 3.5, None, "note"),
+    SnapshotTaken("job", "flowers", "id", 5, {"ü": 3}, 1, (ProblemNote("a", "b", "c"),), 4, 0.5),
+    ImagesPassed("job", "flowers", "nano", 5, 1),
+    PassDone("job", "flowers", "published", "reason", 4, True, False, {"training": 0.5}),
+    Exported("job", "flowers", 4, "/x", None),
+    BackbonesListed("job", (BackboneEntry("nano", "nano"), BackboneEntry("x", "y", "z", "broken"))),
+]
+
+
+@pytest.mark.parametrize("message", FULL, ids=lambda message: type(message).__name__)
+def test_every_message_survives(message: Message) -> None:
+    line = encode(message)
+    assert line.count(b"\n") == 1 and line.endswith(b"\n")
+    assert decode(line) == message
+
+
+@pytest.mark.parametrize("message", FULL, ids=lambda message: type(message).__name__)
+def test_enums_and_tuples_keep_their_types(message: Message) -> None:
+    back = decode(encode(message))
+    for field in dataclasses.fields(message):
+        assert type(getattr(back, field.name)) is type(getattr(message, field.name))
+
+
+def test_no_message_is_missing_from_this_file() -> None:
+    assert {type(message) for message in FULL} == set(typing.get_args(Message))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"\n",
+        b"null",
+        b"[]",
+        b'"PassJob"',
+        b"{}",
+        b"\xff\xfe",
+        b'{"type": "Unheard"}',
+        b'{"type": ["Cancel"]}',
+        b'{"type": "Cancel"}',
+        b'{"type": "Cancel", "job_id": "x", "more": 1}',
+        b'{"type": "ExportJob", "job_id": "x", "model": "m", "live": 1, "pinned": 5}',
+        b'{"type": "Progress", "job_id": "x", "model": "m", "phase": "dancing"}',
+        b'{"type": "PassJob", "job_id": "x", "model": "m", "folder": "f", "recipe": []}',
+        b'{"type": "Cancel", "job_id": "x"',
+    ],
+)
+def test_anything_else_is_a_value_error(line: bytes) -> None:
+    with pytest.raises(ValueError):
+        decode(line)

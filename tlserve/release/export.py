@@ -1,0 +1,172 @@
+"""Whole graphs as files: one version for whoever asks, live and pinned ones as a Triton repository.
+
+No graph leaves before ONNX Runtime has run it and given what `core.head.apply` gives. Needs onnx: trainer
+only; import it by its own name.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from tlserve.core.errors import CorruptState
+from tlserve.core.head import apply
+from tlserve.core.types import Rows
+from tlserve.release.disk import fill_folder, replace_file, store_errors, sync_folder
+from tlserve.release.graph import FEATURES, PROBABILITIES, metadata, whole_graph
+from tlserve.release.manifest import Version
+from tlserve.release.triton_config import LABELS_FILE, labels_text, triton_config
+from tlserve.runtime import GRAPH_INPUT, REFERENCE_FILE, BuildSpec, read_build_spec, reference_pixels
+
+TOLERANCE = 1e-4
+"""Largest difference of a probability between the exported graph and numpy."""
+FEATURE_TOLERANCE = 0.01
+"""Of the features to the stored reference rows, as root mean square relative to their own: another
+processor, or a GPU, may have made those."""
+MODEL_FILE = "model.onnx"
+_WRITING = ".writing-"
+
+
+def export_graph(version: Version, build_folder: Path, out: Path) -> None:
+    """Write the whole graph of `version` to `out`, in one step, the same bytes each time.
+
+    build_folder: of the build its manifest names. Raises CorruptState when the two do not fit or the graph
+    does not give what the version gives; StoreUnavailable when `out` cannot be written.
+    """
+    data = checked_graph(version, build_folder)
+    with store_errors(out, "write"):
+        replace_file(out, data)
+
+
+def write_triton(
+    versions: Sequence[Version],
+    build_folders: Mapping[str, Path],
+    triton_dir: Path,
+    *,
+    live: int,
+    pinned: Sequence[int] = (),
+) -> Path:
+    """Bring `triton_dir/<model>` in line with LIVE and return it.
+
+    versions: the live and pinned ones, all of one model; build_folders: by build digest. New graphs come
+    first, then the configuration that names them, and only then stale ones go: a Triton server that looks
+    in between finds whatever it is told to load. Raises CorruptState, StoreUnavailable.
+    """
+    wanted = {version.number: version for version in versions if version.number in {live, *pinned}}
+    if live not in wanted:
+        raise ValueError(f"version {live} is live, but not among those to export")
+    folder = triton_dir / wanted[live].model
+    specs = {number: read_build_spec(build_folders[v.manifest.build]) for number, v in wanted.items()}
+    with store_errors(folder, "write"):
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove(folder, (name for name in _subfolders(folder) if name.startswith(_WRITING)))
+    for number, version in sorted(wanted.items()):
+        _write_version(version, specs[number], build_folders[version.manifest.build], folder)
+    listed = [n for n in sorted(wanted) if _same_signature(wanted[n], specs[n], wanted[live], specs[live])]
+    with store_errors(folder, "write"):
+        replace_file(folder / LABELS_FILE, labels_text(wanted[live].head.labels).encode())
+        config = triton_config(wanted[live].model, specs[live].image, wanted[live].head, listed)
+        replace_file(folder / "config.pbtxt", config.encode())
+        stale = (name for name in _subfolders(folder) if name.isdecimal() and int(name) not in wanted)
+        _remove(folder, stale)
+    return folder
+
+
+def checked_graph(version: Version, build_folder: Path) -> bytes:
+    """The file's bytes, after ONNX's own checker and a run on the reference pictures."""
+    spec = read_build_spec(build_folder)
+    if spec.digest != version.manifest.build:
+        raise CorruptState(
+            f"model {version.model!r} version {version.number} needs the build {version.manifest.build}, "
+            f"but {build_folder} holds {spec.digest}"
+        )
+    model = whole_graph(version, spec, build_folder)
+    data = model.SerializeToString(deterministic=True)
+    try:
+        onnx.checker.check_model(data, full_check=True)
+        features, probabilities = _run(data, spec)
+    except Exception as exc:  # onnx and onnxruntime raise classes of their own for each status
+        raise CorruptState(f"{_graph_of(version)} does not run: {exc}") from exc
+    _compare(version, spec, build_folder, features, probabilities)
+    return bytes(data)
+
+
+def _run(data: bytes, spec: BuildSpec) -> tuple[Rows, Rows]:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(data, sess_options=options, providers=["CPUExecutionProvider"])
+    features, probabilities = session.run(
+        [FEATURES, PROBABILITIES], {GRAPH_INPUT: reference_pixels(spec.image)}
+    )
+    return np.asarray(features), np.asarray(probabilities)
+
+
+def _compare(
+    version: Version, spec: BuildSpec, build_folder: Path, features: Rows, probabilities: Rows
+) -> None:
+    path = build_folder / REFERENCE_FILE
+    try:
+        reference = np.load(path, allow_pickle=False)[:, spec.columns(version.head.taps)]
+    except (OSError, ValueError, EOFError, IndexError) as exc:
+        mend = f"delete {build_folder}, it is built again"
+        raise CorruptState(f"{path} cannot be read ({exc}); {mend}") from exc
+    size = max(float(np.sqrt(np.mean(np.square(reference, dtype=np.float64)))), 1e-6)
+    drift = float(np.sqrt(np.mean(np.square(features - reference, dtype=np.float64)))) / size
+    if not drift <= FEATURE_TOLERANCE:
+        raise CorruptState(f"{_graph_of(version)} gives features {drift:.2g} away from {path}, relatively")
+    worst = float(np.abs(probabilities - apply(version.head, features)).max())
+    if not worst <= TOLERANCE:
+        raise CorruptState(f"{_graph_of(version)} gives probabilities {worst:.2g} away from the head's own")
+
+
+def _graph_of(version: Version) -> str:
+    return f"the exported graph of model {version.model!r} version {version.number}"
+
+
+def _write_version(version: Version, spec: BuildSpec, build_folder: Path, folder: Path) -> None:
+    """``<n>/model.onnx``, whole or not at all; left alone when it is there already."""
+    final = folder / str(version.number)
+    if _holds(final / MODEL_FILE, version, spec):
+        return
+    data = checked_graph(version, build_folder)
+    with store_errors(final, "write"):
+        aside = folder / f"{_WRITING}{uuid.uuid4().hex}"
+        try:
+            fill_folder(aside, {MODEL_FILE: data})
+            if final.exists():
+                shutil.rmtree(final)
+            aside.rename(final)
+        except OSError:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        sync_folder(folder)
+
+
+def _holds(path: Path, version: Version, spec: BuildSpec) -> bool:
+    """Whether `path` is the graph of this very version: a number alone could come from an older state."""
+    try:
+        found = {entry.key: entry.value for entry in onnx.load(str(path)).metadata_props}
+    except Exception:  # missing or damaged alike: it is written anew
+        return False
+    return found == metadata(version, spec)
+
+
+def _same_signature(one: Version, spec: BuildSpec, live: Version, live_spec: BuildSpec) -> bool:
+    """Triton has one configuration for all versions of a model: others are there as files only."""
+    size, live_size = (spec.image.height, spec.image.width), (live_spec.image.height, live_spec.image.width)
+    return (one.head.labels, one.head.n_features, size) == (live.head.labels, live.head.n_features, live_size)
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return [entry.name for entry in folder.iterdir() if entry.is_dir()]
+
+
+def _remove(folder: Path, names: Iterable[str]) -> None:
+    for name in list(names):
+        shutil.rmtree(folder / name)

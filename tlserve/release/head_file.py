@@ -1,0 +1,81 @@
+"""A head as bytes and back: safetensors, so that reading a version can never run code.
+
+The same head always gives the same bytes; their sha256 stands in the manifest.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from tlserve.core.head import Dense, Float32, Head, Novelty
+
+FORMAT = 1
+_KEY = "tlserve_head"
+_NOVELTY = ("mean", "scale", "centroids", "distances", "ranks")
+
+
+def head_to_bytes(head: Head) -> bytes:
+    """One safetensors file. Raises ValueError for a head with NaN or infinity in it."""
+    tensors: dict[str, Float32] = {}
+    for index, layer in enumerate(head.layers):
+        tensors[f"layers.{index}.weight"] = layer.weight
+        tensors[f"layers.{index}.bias"] = layer.bias
+    if head.novelty is not None:
+        tensors.update({f"novelty.{name}": getattr(head.novelty, name) for name in _NOVELTY})
+    tensors = {name: np.ascontiguousarray(tensor, dtype=np.float32) for name, tensor in tensors.items()}
+    _check_finite(tensors)
+    facts = {
+        "format": FORMAT,
+        "labels": head.labels,
+        "taps": head.taps,
+        "n_layers": len(head.layers),
+        "link": head.link,
+        "temperature": float(head.temperature),
+        "novelty": head.novelty is not None,
+    }
+    # One key only: safetensors keeps its metadata in a hash map, and two would come in any order.
+    return bytes(save(tensors, metadata={_KEY: json.dumps(facts)}))
+
+
+def head_from_bytes(data: bytes) -> Head:
+    """The inverse of `head_to_bytes`; raises ValueError for anything else."""
+    try:
+        facts = _facts(data)
+        if facts["format"] != FORMAT:
+            raise ValueError("written in another format, by another release of tlserve")
+        tensors: dict[str, Float32] = load(data)
+        _check_finite(tensors)
+        names = [f"layers.{index}" for index in range(facts["n_layers"])]
+        layers = tuple(Dense(tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for name in names)
+        novelty = Novelty(*(tensors[f"novelty.{name}"] for name in _NOVELTY)) if facts["novelty"] else None
+        return Head(
+            labels=tuple(facts["labels"]),
+            taps=tuple(facts["taps"]),
+            layers=layers,
+            link=facts["link"],
+            temperature=facts["temperature"],
+            novelty=novelty,
+        )
+    except (SafetensorError, KeyError, TypeError, AttributeError, IndexError) as exc:
+        raise ValueError(f"not a head: {exc!r}") from exc
+
+
+def _facts(data: bytes) -> dict[str, Any]:
+    """What stands beside the tensors, out of the header (8 bytes of length, then JSON)."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    facts = json.loads(header["__metadata__"][_KEY])
+    if not isinstance(facts, dict):
+        raise ValueError("not a head: its description is not an object")
+    return facts
+
+
+def _check_finite(tensors: dict[str, Float32]) -> None:
+    for name, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise ValueError(f"the head's {name} holds NaN or infinity")

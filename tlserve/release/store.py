@@ -1,0 +1,260 @@
+"""The versions on disk: publish, load, list, retire; and LIVE, which says which one answers.
+
+``models/<model>/<n>/`` appears whole or not at all, and never changes afterwards. The trainer publishes,
+the daemon writes LIVE and retires; each cleans up only what its own crashes may have left. The daemon
+imports this module: no onnx, torch or scikit-learn here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from tlserve.core.errors import BadModelName, CorruptState, StoreUnavailable, UnknownVersion
+from tlserve.core.head import Head
+from tlserve.core.types import check_model_name
+from tlserve.release.disk import fill_folder, replace_file, store_errors, sync_folder
+from tlserve.release.head_file import head_from_bytes, head_to_bytes
+from tlserve.release.listing import row_of, unreadable_row
+from tlserve.release.live import LiveState, highest_number, live_from_json, live_to_json
+from tlserve.release.manifest import (
+    Draft,
+    Manifest,
+    Version,
+    VersionRow,
+    manifest_from_json,
+    manifest_of,
+    manifest_to_json,
+)
+from tlserve.release.retention import versions_to_retire
+
+LIVE = "LIVE"
+HEAD = "head.safetensors"
+MANIFEST = "manifest.json"
+REPORT = "report.json"
+_PUBLISHING = ".publishing-"
+_RETIRING = ".retiring-"
+
+
+class VersionStore:
+    """All versions of all models, under one folder (``state/models``), made on the first publish."""
+
+    def __init__(self, models_dir: Path) -> None:
+        self._models_dir = models_dir
+
+    # -- reading
+
+    def models(self) -> list[str]:
+        """Models with at least one version or a LIVE file, sorted."""
+        return sorted(name for name in _names(self._models_dir) if self._has_something(name))
+
+    def versions(self, model: str) -> list[int]:
+        """Published numbers, ascending; empty for an unknown model."""
+        return sorted(int(name) for name in _names(self._folder(model)) if _is_number(name))
+
+    def manifest(self, model: str, version: int) -> Manifest:
+        """Raises UnknownVersion, or CorruptState when the file does not hold what it must."""
+        path = self._version_folder(model, version) / MANIFEST
+        data = self._read(model, version, path)
+        try:
+            manifest = manifest_from_json(data)
+        except ValueError as exc:
+            raise _corrupt_version(path, model, version, exc) from exc
+        if (manifest.model, manifest.version) != (model, version):
+            told = f"it is the manifest of {manifest.model!r} version {manifest.version}"
+            raise _corrupt_version(path, model, version, told)
+        return manifest
+
+    def load(self, model: str, version: int) -> Version:
+        """The whole version, its head checked against the manifest's digest.
+
+        Raises UnknownVersion or CorruptState. A damaged report does not keep a version from answering:
+        it is replaced by ``{"error": ...}``, and `report` raises.
+        """
+        manifest = self.manifest(model, version)
+        path = self._version_folder(model, version) / HEAD
+        data = self._read(model, version, path)
+        if hashlib.sha256(data).hexdigest() != manifest.head_sha256:
+            raise _corrupt_version(path, model, version, "its sha256 is not the one in the manifest")
+        try:
+            head = head_from_bytes(data)
+        except ValueError as exc:
+            raise _corrupt_version(path, model, version, exc) from exc
+        try:
+            report = self.report(model, version)
+        except CorruptState as exc:
+            report = {"error": str(exc)}
+        return Version(manifest, head, report)
+
+    def report(self, model: str, version: int) -> dict[str, Any]:
+        """What training and judging had to say; raises UnknownVersion or CorruptState."""
+        path = self._version_folder(model, version) / REPORT
+        data = self._read(model, version, path)
+        try:
+            report = json.loads(data)
+        except ValueError as exc:
+            raise _corrupt_version(path, model, version, exc) from exc
+        if not isinstance(report, dict):
+            raise _corrupt_version(path, model, version, "not an object")
+        return report
+
+    def rows(self, model: str) -> list[VersionRow]:
+        """One row a version, ascending. An unreadable version is a row that says so, never an error."""
+        state = self.live(model)
+        rows = []
+        for number in self.versions(model):
+            try:
+                rows.append(row_of(self.manifest(model, number), state))
+            except CorruptState as exc:
+                rows.append(unreadable_row(number, state, str(exc)))
+            except UnknownVersion:
+                continue  # retired since the listing
+        return rows
+
+    # -- publishing: the trainer
+
+    def publish(self, model: str, head: Head, draft: Draft, report: Mapping[str, Any]) -> Manifest:
+        """Make `head` the next version and return its manifest; it is durable and whole from then on.
+
+        Numbers are never reused. A job that already published gets its version back. Raises
+        StoreUnavailable (disk full, no permission) with nothing left behind, CorruptState for a damaged
+        LIVE, ValueError for a head or report that cannot be written.
+        """
+        folder = self._folder(model)
+        with store_errors(folder, "publish in"):
+            folder.mkdir(parents=True, exist_ok=True)
+            _remove_leftovers(folder, _PUBLISHING)
+        published = self._published_by(model, draft.job_id)
+        if published is not None:
+            return published
+        head_bytes = head_to_bytes(head)
+        head_sha256 = hashlib.sha256(head_bytes).hexdigest()
+        report_bytes = json.dumps(report, indent=1, allow_nan=False).encode() + b"\n"
+        number = max((*self.versions(model), highest_number(self.live(model)))) + 1
+        manifest = manifest_of(model, number, draft, head, head_sha256)
+        files = {HEAD: head_bytes, MANIFEST: manifest_to_json(manifest), REPORT: report_bytes}
+        _publish_folder(folder, str(number), files)
+        return manifest
+
+    def _published_by(self, model: str, job_id: str) -> Manifest | None:
+        for number in reversed(self.versions(model)):
+            try:
+                manifest = self.manifest(model, number)
+            except (CorruptState, UnknownVersion):
+                continue
+            if manifest.job_id == job_id:
+                return manifest
+        return None
+
+    # -- which one answers, and which ones go: the daemon
+
+    def live(self, model: str) -> LiveState:
+        """What LIVE says; an empty state without one. Raises CorruptState."""
+        path = self._folder(model) / LIVE
+        try:
+            with store_errors(path, "read"):
+                return live_from_json(path.read_bytes())
+        except StoreUnavailable as exc:
+            if isinstance(exc.__cause__, FileNotFoundError | NotADirectoryError):
+                return LiveState()
+            raise
+        except ValueError as exc:
+            published = ", ".join(map(str, self.versions(model))) or "none"
+            raise CorruptState(
+                f"{path} does not say which version is live ({exc}); delete it, then choose a version with: "
+                f"tlserve promote {model} N (published: {published})"
+            ) from exc
+
+    def write_live(self, model: str, state: LiveState) -> None:
+        """Replace LIVE; a reader, or a crash, sees the old one or the new one.
+
+        Raises UnknownVersion when the live version is not on disk, StoreUnavailable.
+        """
+        if state.live is not None and state.live not in (known := self.versions(model)):
+            raise UnknownVersion(model, str(state.live), tuple(known))
+        path = self._folder(model) / LIVE
+        with store_errors(path, "write"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path, live_to_json(state))
+
+    def retire(self, model: str, keep_versions: int, leased: Collection[int] = ()) -> list[int]:
+        """Delete what `versions_to_retire` names; returns the numbers, ascending."""
+        folder = self._folder(model)
+        numbers = self.versions(model)
+        gone = versions_to_retire(numbers, self.live(model), keep_versions=keep_versions, leased=leased)
+        with store_errors(folder, "retire versions in"):
+            for number in gone:
+                (folder / str(number)).rename(folder / f"{_RETIRING}{number}-{uuid.uuid4().hex}")
+            _remove_leftovers(folder, _RETIRING)
+        return gone
+
+    # -- paths
+
+    def _folder(self, model: str) -> Path:
+        return self._models_dir / check_model_name(model)
+
+    def _version_folder(self, model: str, version: int) -> Path:
+        return self._folder(model) / str(version)
+
+    def _has_something(self, name: str) -> bool:
+        try:
+            return bool(self.versions(name)) or (self._folder(name) / LIVE).exists()
+        except BadModelName:
+            return False
+
+    def _read(self, model: str, version: int, path: Path) -> bytes:
+        try:
+            with store_errors(path, "read"):
+                return path.read_bytes()
+        except StoreUnavailable as exc:
+            if not isinstance(exc.__cause__, FileNotFoundError | NotADirectoryError):
+                raise
+            if not path.parent.is_dir():
+                raise UnknownVersion(model, str(version), tuple(self.versions(model))) from exc
+            raise _corrupt_version(path, model, version, "the file is missing") from exc
+
+
+def _corrupt_version(path: Path, model: str, version: int, what: object) -> CorruptState:
+    return CorruptState(
+        f"{path} is damaged ({what}); restore it from a backup, or delete the folder {path.parent} and, "
+        f"if version {version} was live, choose another with: tlserve promote {model} N"
+    )
+
+
+def _publish_folder(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
+    aside = folder / f"{_PUBLISHING}{uuid.uuid4().hex}"
+    with store_errors(folder / name, "publish"):
+        try:
+            fill_folder(aside, files)
+            aside.rename(folder / name)
+        except OSError:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        sync_folder(folder)
+
+
+def _remove_leftovers(folder: Path, prefix: str) -> None:
+    for name in _names(folder):
+        if name.startswith(prefix):
+            shutil.rmtree(folder / name)
+
+
+def _names(folder: Path) -> list[str]:
+    """The subfolders of `folder`; none when it does not exist."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as exc:
+        raise StoreUnavailable(f"cannot list {folder}: {exc.strerror or exc}") from exc
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdecimal() and not name.startswith("0")
