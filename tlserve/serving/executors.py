@@ -1,0 +1,145 @@
+"""The threads that run batches: fill, backbone once, each request's own head, answers to the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from tlserve.core.errors import TlserveError, Unavailable
+from tlserve.core.head import apply, novelty_scores
+from tlserve.core.types import Pixels, Rows
+from tlserve.serving.queue import Batch, RowQueue, Slice, Ticket
+from tlserve.serving.served import ServedVersion
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRun:
+    """A batch that ran: its answers stand in its tickets, unless it failed."""
+
+    batch: Batch
+    taken_ns: int
+    """time.perf_counter_ns when an executor took it."""
+    input_ns: int = 0
+    infer_ns: int = 0
+    output_ns: int = 0
+    error: TlserveError | None = None
+
+    def count_into(self, ticket: Ticket) -> None:
+        """Add this batch's time to a request's own; a request in several batches waited for the last one."""
+        ticket.stages.queue_ns = self.taken_ns - ticket.put_ns
+        ticket.stages.input_ns += self.input_ns
+        ticket.stages.infer_ns += self.infer_ns
+        ticket.stages.output_ns += self.output_ns
+
+
+class BatchRunner:
+    """Runs one batch after the other in one thread, with one pixel buffer for each image size."""
+
+    def __init__(self, max_batch: int, *, fixed_sizes: bool) -> None:
+        self._max_batch, self._fixed_sizes = max_batch, fixed_sizes
+        self._buffers: dict[tuple[int, int], Pixels] = {}
+
+    def run(self, batch: Batch) -> BatchRun:
+        """Answer every slice in its ticket. Errors come back in the result: they belong to the requests."""
+        taken = time.perf_counter_ns()
+        ordered = sorted(batch.slices, key=lambda part: id(part.ticket.served))
+        try:
+            pixels = self._fill(batch, ordered)
+            filled = time.perf_counter_ns()
+            rows = batch.build.session.rows(pixels)[: batch.rows]
+            inferred = time.perf_counter_ns()
+            _apply_heads(ordered, rows)
+        except TlserveError as exc:
+            return BatchRun(batch, taken, error=exc)
+        except Exception as exc:  # onnxruntime raises a class of its own for each status
+            return BatchRun(batch, taken, error=_translated(exc))
+        done = time.perf_counter_ns()
+        return BatchRun(batch, taken, filled - taken, inferred - filled, done - inferred)
+
+    def _fill(self, batch: Batch, ordered: list[Slice]) -> Pixels:
+        image = batch.build.session.spec.image
+        size = image.height, image.width
+        if size not in self._buffers:
+            self._buffers[size] = np.zeros((padded(self._max_batch), *size, 3), np.uint8)
+        buffer, at = self._buffers[size], 0
+        for part in ordered:
+            for picture in part.ticket.images[part.start : part.stop]:
+                buffer[at] = picture
+                at += 1
+        return buffer[: padded(at) if self._fixed_sizes else at]
+
+
+class Executors:
+    """`count` threads that take batches from the queue until it closes."""
+
+    def __init__(
+        self,
+        queue: RowQueue,
+        make_runner: Callable[[], BatchRunner],
+        deliver: Callable[[BatchRun], None],
+        *,
+        count: int,
+    ) -> None:
+        """`deliver` is called on the event loop with every batch that ran."""
+        self._queue, self._make_runner, self._deliver, self._count = queue, make_runner, deliver, count
+        self._threads: list[threading.Thread] = []
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        for index in range(self._count):
+            name = f"tlserve-executor-{index}"
+            thread = threading.Thread(target=self._work, args=(loop,), name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def join(self) -> None:
+        """Blocks until the batches under way are done; the queue must be closed."""
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        runner = self._make_runner()
+        while (batch := self._queue.take()) is not None:
+            loop.call_soon_threadsafe(self._deliver, runner.run(batch))
+
+
+def padded(rows: int) -> int:
+    """The next power of two."""
+    return 1 << (rows - 1).bit_length()
+
+
+def _apply_heads(ordered: list[Slice], rows: Rows) -> None:
+    """Write each slice's answer into its ticket; neighbours of one version go through its head together."""
+    first = start = 0
+    while first < len(ordered):
+        served = ordered[first].ticket.served
+        last = first
+        while last < len(ordered) and ordered[last].ticket.served is served:
+            last += 1
+        group = ordered[first:last]
+        stop = start + sum(part.rows for part in group)
+        _apply_head(served, group, rows[start:stop])
+        first, start = last, stop
+
+
+def _apply_head(served: ServedVersion, group: list[Slice], rows: Rows) -> None:
+    head = served.version.head
+    features = rows[:, served.columns]
+    probabilities, novelty = apply(head, features), novelty_scores(head, features)
+    at = 0
+    for part in group:
+        ticket, here, there = part.ticket, slice(at, at + part.rows), slice(part.start, part.stop)
+        ticket.probabilities[there] = probabilities[here]
+        ticket.features[there] = features[here]
+        ticket.novelty[there] = novelty[here]
+        at += part.rows
+
+
+def _translated(exc: Exception) -> Unavailable:
+    error = Unavailable(f"the backbone could not run this batch: {exc}")
+    error.__cause__ = exc
+    return error
