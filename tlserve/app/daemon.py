@@ -311,13 +311,6 @@ class Daemon:
         return servable(self.store.load(model, number))
 
     def _export_later(self, model: str, live: int, pinned: tuple[int, ...]) -> None:
-        folder = self.layout.triton / model
-        wanted = {live, *pinned}
-        if folder.is_dir() and {entry.name for entry in folder.iterdir() if entry.is_dir()} == set(
-            map(str, wanted)
-        ):
-            # Nothing but the policy can differ, and that names the same versions.
-            return
         job = ExportJob(uuid.uuid4().hex, model, live, pinned)
 
         async def export() -> None:

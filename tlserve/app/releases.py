@@ -192,7 +192,7 @@ class Releases:
         served = await self._pool.load(version)
         try:
             await self._write(model, new)
-        except TlserveError:
+        except BaseException:
             self._pool.discard(served)
             raise
         await self._pool.swap(served, previous=new.previous)
