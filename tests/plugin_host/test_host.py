@@ -1,0 +1,204 @@
+"""Finding and loading plugins: what users may write, and what a broken plugin can and cannot do."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from tlserve.core.errors import BackboneNotFound, BackboneProblem
+from tlserve.plugin_api import ENTRY_POINT_GROUP
+from tlserve.plugin_host import PluginHost
+
+GOOD = """
+from tests.plugin_host.tiny import with_info
+from tlserve.plugin_api import UnknownArchitecture, WeightsUnavailable
+
+class TinyPlugin:
+    def names(self):
+        return ("", "wide", "FILE.bin")
+
+    def load(self, rest):
+        if rest == "gone":
+            raise WeightsUnavailable("weights are gone; get them from the cellar")
+        if rest not in ("", "wide") and not rest.endswith(".bin"):
+            raise UnknownArchitecture(f"tiny has no {rest}; it has wide")
+        return with_info(name="tiny" if not rest else f"tiny/{rest}")
+
+PLUGIN = TinyPlugin()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "tiny.py").write_text(GOOD)
+    return tmp_path
+
+
+def host_of(folder: Path) -> PluginHost:
+    return PluginHost([folder], entry_points=())
+
+
+def test_a_single_file_in_a_folder_is_a_plugin(folder: Path) -> None:
+    host = host_of(folder)
+    assert [entry.name for entry in host.catalogue()] == ["tiny", "tiny/wide", "tiny:FILE.bin"]
+    assert host.load("tiny").info.name == "tiny"
+    assert host.load("tiny/wide").info.name == "tiny/wide"
+
+
+def test_what_follows_the_first_separator_may_hold_any_character(folder: Path) -> None:
+    host = host_of(folder)
+    assert host.load("tiny:/a b/c:d/é.bin").info.name == "tiny//a b/c:d/é.bin"
+    assert host.plugin_of("tiny:/a b/c:d/é.bin") == "tiny"
+
+
+def test_running_a_plugin_file_leaves_nothing_in_its_folder(folder: Path) -> None:
+    host_of(folder).load("tiny")
+    assert [path.name for path in folder.iterdir()] == ["tiny.py"]
+
+
+def test_classes_in_a_plugin_file_can_be_pickled_and_made_dataclasses(folder: Path) -> None:
+    source = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+    source += "@dataclass\nclass A:\n    x: int\n"
+    (folder / "tiny.py").write_text(source + GOOD)
+    assert host_of(folder).load("tiny").info.name == "tiny"
+
+
+def test_reload_sees_new_changed_and_removed_files(folder: Path) -> None:
+    host = host_of(folder)
+    host.load("tiny")
+    (folder / "tiny.py").write_text(GOOD.replace('"wide"', '"tall"'))
+    (folder / "other.py").write_text(GOOD)
+    host.reload()
+    names = [entry.name for entry in host.catalogue()]
+    assert "tiny/tall" in names
+    assert "other/wide" in names
+    (folder / "tiny.py").unlink()
+    host.reload()
+    with pytest.raises(BackboneNotFound):
+        host.load("tiny")
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Iterator[EntryPoint]:
+    package = tmp_path / "site" / "tlserve_test_installed.py"
+    package.parent.mkdir()
+    package.write_text(GOOD)
+    sys.path.insert(0, str(package.parent))
+    yield EntryPoint("installed", "tlserve_test_installed:TinyPlugin", ENTRY_POINT_GROUP)
+    sys.path.remove(str(package.parent))
+    sys.modules.pop("tlserve_test_installed", None)
+
+
+def test_an_entry_point_may_name_a_class(installed: EntryPoint) -> None:
+    host = PluginHost(entry_points=[installed, installed])
+    assert host.load("installed/wide").info.name == "tiny/wide"
+
+
+def test_two_plugins_with_one_prefix_are_both_named_and_others_go_on(
+    folder: Path, installed: EntryPoint
+) -> None:
+    (folder / "installed.py").write_text(GOOD)
+    host = PluginHost([folder], entry_points=[installed])
+    with pytest.raises(BackboneProblem, match=r"two plugins.*tlserve_test_installed.*installed\.py"):
+        host.load("installed/wide")
+    assert [entry.plugin for entry in host.catalogue() if entry.error] == ["installed"]
+    assert host.load("tiny").info.name == "tiny"
+
+
+BROKEN = {
+    "syntax": ("def (", "SyntaxError"),
+    "raises": ("raise RuntimeError('boom')", "RuntimeError: boom"),
+    "exits": ("import sys; sys.exit(3)", "SystemExit"),
+    "empty": ("", "no variable PLUGIN"),
+    "attribute": ("import os; os.nothing", "AttributeError"),
+    "not_a_plugin": ("PLUGIN = 3", "int, which has no `names`"),
+    "constructor": ("class PLUGIN:\n    def __init__(self): raise KeyError('k')", "KeyError"),
+    "names_raise": ("class PLUGIN:\n    load = print\n    def names(self): 1/0", "ZeroDivisionError"),
+    "names_are_a_text": (
+        "class PLUGIN:\n    load = print\n    def names(self): return 'ab'",
+        "list or tuple",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_plugin_is_an_entry_with_its_error(case: str, folder: Path) -> None:
+    source, reason = BROKEN[case]
+    (folder / f"{case}.py").write_text(source)
+    entries = {entry.plugin: entry for entry in host_of(folder).catalogue()}
+    assert reason in (entries[case].error or "")
+    assert entries["tiny"].error is None
+
+
+LOADS = {
+    "raises": ("raise OSError('disk on fire')", "OSError: disk on fire"),
+    "exits": ("raise SystemExit(1)", "SystemExit"),
+    "gives_none": ("return None", "NoneType"),
+    "bad_digest": ("return tiny.with_info(weights_sha256='abc')", "64 lower-case hex"),
+    "no_features": ("return tiny.with_info(taps=(tiny.Tap('x', 1),))", "'features'"),
+    "no_info": ("return tiny.TinyBackbone(info=None)", "BackboneInfo"),
+}
+
+
+@pytest.mark.parametrize("case", LOADS)
+def test_a_broken_load_names_the_plugin_and_the_promise(case: str, folder: Path) -> None:
+    body, reason = LOADS[case]
+    (folder / "bad.py").write_text(
+        "from tests.plugin_host import tiny\n"
+        f"class PLUGIN:\n    def names(self): return ('',)\n    def load(self, rest):\n        {body}\n"
+    )
+    with pytest.raises(BackboneProblem, match="plugin 'bad'") as caught:
+        host_of(folder).load("bad")
+    assert reason in str(caught.value)
+
+
+def test_the_plugins_own_errors_keep_their_advice(folder: Path) -> None:
+    host = host_of(folder)
+    with pytest.raises(BackboneNotFound, match="it has wide"):
+        host.load("tiny/huge")
+    with pytest.raises(BackboneProblem, match="from the cellar"):
+        host.load("tiny/gone")
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("wide", "tiny/wide"),
+        ("/path/to/net.onnx", "plugins here: tiny"),
+        ("", "plugins here: tiny"),
+        ("tiny!", "tiny"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_what_there_is(name: str, advice: str, folder: Path) -> None:
+    with pytest.raises(BackboneNotFound, match=advice):
+        host_of(folder).load(name)
+
+
+def test_a_bare_onnx_path_is_answered_with_how_to_write_it(folder: Path) -> None:
+    (folder / "onnx.py").write_text(GOOD)
+    with pytest.raises(BackboneNotFound, match=r"write onnx:/a/net\.onnx"):
+        host_of(folder).load("/a/net.onnx")
+
+
+def test_a_missing_folder_is_an_entry_not_an_error(tmp_path: Path) -> None:
+    (entry,) = PluginHost([tmp_path / "nowhere"], entry_points=()).catalogue()
+    assert "nowhere is not a folder" in (entry.error or "")
+
+
+def test_the_first_party_plugins_are_found_when_tlserve_is_installed() -> None:
+    installed = {point.name for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)}
+    if not {"nano", "onnx", "torchvision"} <= installed:
+        pytest.skip("tlserve is not installed here: no entry points")
+    entries = PluginHost().catalogue()
+    assert [entry for entry in entries if entry.error] == []
+    assert {"nano", "onnx:FILE.onnx", "torchvision/resnet50"} <= {entry.name for entry in entries}
+
+
+def test_files_with_a_leading_underscore_are_not_plugins(folder: Path) -> None:
+    (folder / "_private.py").write_text("raise RuntimeError")
+    assert {entry.plugin for entry in host_of(folder).catalogue()} == {"tiny"}

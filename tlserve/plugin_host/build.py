@@ -1,0 +1,216 @@
+"""A backbone becomes a build: exported, held to its promises, wrapped, run, and published in one rename."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+
+from tlserve.core.errors import BackboneProblem, CorruptState, StoreUnavailable, TlserveError
+from tlserve.core.promises import info_faults
+from tlserve.core.types import Rows
+from tlserve.plugin_api import INPUT_NAME, Backbone, BackboneError, BackboneInfo, Layout, Tap
+from tlserve.plugin_host.discovery import described
+from tlserve.plugin_host.wrap import normalised, signature_faults, wrap
+from tlserve.runtime import (
+    GRAPH_FILE,
+    REFERENCE_FILE,
+    BackboneSession,
+    BuildSpec,
+    Device,
+    read_build_spec,
+    reference_pixels,
+    write_build_spec,
+)
+
+PRECISION = "fp32"
+CPU_TOLERANCE = 1e-4
+CUDA_TOLERANCE = 2e-2
+"""Largest difference between the wrapped graph and the plugin's own, relative to the tap's largest value.
+On CUDA TensorFloat-32 rounds each product to about 1e-3."""
+_LIMIT_BYTES = 2**31 - 2**20
+
+Floats = npt.NDArray[np.float32]
+
+
+def make_build(backbone: Backbone, plugin: str, backbones_dir: Path, device: Device) -> Path:
+    """The folder `backbones_dir/<digest>` of this backbone's build; made now unless it is there already.
+
+    Raises BackboneProblem naming the plugin and the promise it broke, StoreUnavailable when the folder
+    cannot be written. Nothing half-made is ever seen under the digest.
+    """
+    info = _declared(backbone, plugin)
+    spec = BuildSpec.of(info, plugin, PRECISION)
+    folder = backbones_dir / spec.digest
+    if _is_whole(folder):
+        return folder
+    making = backbones_dir / f".making-{spec.digest}"
+    try:
+        _remove(making)
+        making.mkdir(parents=True)
+        _fill(making, backbone, spec, device)
+        _sync(making)
+        _remove(folder)
+        making.rename(folder)
+        _sync_folder(backbones_dir)
+    except OSError as exc:
+        raise StoreUnavailable(
+            f"cannot write the build of {info.name!r} under {backbones_dir}: {exc}"
+        ) from exc
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    return folder
+
+
+def _declared(backbone: Backbone, plugin: str) -> BackboneInfo:
+    try:
+        info = backbone.info
+    except Exception as exc:
+        raise BackboneProblem(f"plugin {plugin!r}: reading `info` failed: {described(exc)}") from exc
+    if faults := info_faults(info):
+        raise BackboneProblem(f"plugin {plugin!r}: {'; '.join(faults)}")
+    return info
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        read_build_spec(folder)
+    except CorruptState:
+        return False
+    return (folder / GRAPH_FILE).is_file() and (folder / REFERENCE_FILE).is_file()
+
+
+def _fill(folder: Path, backbone: Backbone, spec: BuildSpec, device: Device) -> None:
+    """Write graph, spec and reference rows into `folder`."""
+    who = f"plugin {spec.plugin!r}, backbone {spec.name!r}"
+    model = _exported(backbone, folder, spec, who)
+    taps = _run_plain(model, spec.info, who)
+    wrapped = wrap(model, spec.info, {tap: array.ndim for tap, array in taps.items()})
+    try:
+        onnx.checker.check_model(wrapped)
+    except onnx.checker.ValidationError as exc:
+        raise BackboneProblem(f"{who}: the exported graph is not valid ONNX: {described(exc)}") from exc
+    (folder / GRAPH_FILE).write_bytes(wrapped.SerializeToString(deterministic=True))
+    write_build_spec(folder, spec)
+    rows = _reference_rows(folder, spec, device, who)
+    _compare(rows, taps, spec, CUDA_TOLERANCE if device.is_cuda else CPU_TOLERANCE, who)
+    np.save(folder / REFERENCE_FILE, rows, allow_pickle=False)
+
+
+def _exported(backbone: Backbone, folder: Path, spec: BuildSpec, who: str) -> Any:
+    """The plugin's own graph, in memory; nothing of the export stays in `folder`."""
+    place = folder / "export"
+    place.mkdir()
+    path = place / "plain.onnx"
+    try:
+        backbone.export(path)
+        written = sorted(file.name for file in place.iterdir())
+        if written != [path.name]:
+            raise BackboneProblem(f"{who}: export must write one file without external data, got {written}")
+        if path.stat().st_size > _LIMIT_BYTES:
+            raise BackboneProblem(
+                f"{who}: {path.stat().st_size / 1e9:.1f} GB; graphs over 2 GB are not supported"
+            )
+        model = onnx.load(path)
+    except (BackboneProblem, OSError):
+        raise
+    except BackboneError as exc:
+        raise BackboneProblem(f"{who}: {exc}") from exc
+    except (Exception, SystemExit) as exc:
+        raise BackboneProblem(f"{who}: export failed: {described(exc)}") from exc
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    if faults := signature_faults(model, spec.info):
+        raise BackboneProblem(f"{who}: {'; '.join(faults)}")
+    return model
+
+
+def _run_plain(model: Any, info: BackboneInfo, who: str) -> Mapping[str, Floats]:
+    """What the plugin's graph gives for the reference pictures; its promises about them are checked."""
+    images = normalised(reference_pixels(info.image), info.image)
+    names = [tap.name for tap in info.taps]
+    try:
+        session = _plain_session(model)
+        taps = dict(zip(names, session.run(names, {INPUT_NAME: images}), strict=True))
+        alone = dict(zip(names, session.run(names, {INPUT_NAME: images[:1]}), strict=True))
+    except Exception as exc:  # onnxruntime raises a class of its own for each status
+        raise BackboneProblem(f"{who}: the exported graph does not run: {described(exc)}") from exc
+    for tap in info.taps:
+        if fault := _tap_fault(taps[tap.name], alone[tap.name], tap, info.image.layout):
+            raise BackboneProblem(f"{who}: tap {tap.name!r} {fault}")
+    return taps
+
+
+def _tap_fault(array: Floats, alone: Floats, tap: Tap, layout: Layout) -> str | None:
+    """What is wrong with a tap's activations for a batch, and for its first image alone."""
+    if array.dtype != np.float32 or array.ndim not in (2, 4):
+        return f"must be float32 [N, width] or a feature map, got {array.dtype} {array.shape}"
+    found = array.shape[-1] if layout == "NHWC" else array.shape[1]
+    if found != tap.width:
+        return f"has {found} features, {tap.width} are declared"
+    if not np.isfinite(array).all():
+        return "gives NaN or infinity"
+    scale = float(np.abs(alone).max(initial=0.0))
+    if array[:1].shape != alone.shape or not np.allclose(array[:1], alone, rtol=1e-3, atol=1e-3 * scale):
+        return "gives an image other features alone than in a batch"
+    return None
+
+
+def _plain_session(model: Any) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    # It runs twice: optimising the graph would take longer than that.
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _reference_rows(folder: Path, spec: BuildSpec, device: Device, who: str) -> Rows:
+    try:
+        session = BackboneSession.open(folder, device, check=False)
+        try:
+            return session.rows(reference_pixels(spec.image))
+        finally:
+            session.close()
+    except TlserveError as exc:
+        raise BackboneProblem(f"{who}: the build does not run on {device.name}: {exc}") from exc
+
+
+def _compare(rows: Rows, taps: Mapping[str, Floats], spec: BuildSpec, tolerance: float, who: str) -> None:
+    """The wrapped graph must give the plugin's own numbers, pooled and side by side."""
+    space = (1, 2) if spec.image.layout == "NHWC" else (2, 3)
+    for tap, array in taps.items():
+        expected = array.mean(space) if array.ndim == 4 else array
+        error = float(np.abs(rows[:, spec.columns((tap,))] - expected).max())
+        scale = float(np.abs(expected).max()) or 1.0
+        if not error <= tolerance * scale:
+            raise BackboneProblem(
+                f"{who}: tap {tap!r} differs by {error:.3g} (values up to {scale:.3g}) between the exported "
+                "graph and the build made of it"
+            )
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

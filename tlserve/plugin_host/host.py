@@ -1,0 +1,130 @@
+"""The one who knows all plugins: lists what they offer and loads a backbone by the name users write."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+from collections.abc import Iterable, Sequence
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+from tlserve.core.errors import BackboneNotFound, BackboneProblem
+from tlserve.core.messages import BackboneEntry
+from tlserve.core.promises import info_faults
+from tlserve.plugin_api import ENTRY_POINT_GROUP, Backbone, BackboneError, Plugin, UnknownArchitecture
+from tlserve.plugin_host.discovery import PREFIX, Claim, described, folder_claims, installed_claims, opened
+
+
+class PluginHost:
+    """Plugins from entry points and from folders of single files.
+
+    folders: searched for .py files; one that is missing is an entry of the catalogue, not an error.
+    entry_points: in place of those of the installed packages.
+    """
+
+    def __init__(
+        self, folders: Sequence[Path] = (), *, entry_points: Iterable[EntryPoint] | None = None
+    ) -> None:
+        self._folders = tuple(folders)
+        self._entry_points = None if entry_points is None else tuple(entry_points)
+        self._claims: dict[str, list[Claim]] = {}
+        self._opened: dict[str, Plugin] = {}
+        self.reload()
+
+    def reload(self) -> None:
+        """Look again: new, changed and removed files count from now on. Runs no plugin yet."""
+        points = self._entry_points
+        if points is None:
+            points = tuple(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP))
+        self._claims, self._opened = {}, {}
+        for claim in (*installed_claims(points), *folder_claims(self._folders)):
+            self._claims.setdefault(claim.prefix, []).append(claim)
+
+    def catalogue(self) -> tuple[BackboneEntry, ...]:
+        """Everything users may write, sorted by plugin; a broken plugin is one entry with its error."""
+        return tuple(entry for prefix in sorted(self._claims) for entry in self._entries(prefix))
+
+    def load(self, name: str) -> Backbone:
+        """The backbone that users call `name`: `prefix`, `prefix/rest` or `prefix:rest`.
+
+        Raises BackboneNotFound, or BackboneProblem naming the plugin and what is wrong with it.
+        """
+        prefix, rest = _split(name)
+        if prefix not in self._claims:
+            raise BackboneNotFound(self._not_found(name))
+        plugin = self._plugin(prefix)
+        try:
+            backbone = plugin.load(rest)
+            is_backbone = isinstance(backbone, Backbone)
+            faults = info_faults(backbone.info) if is_backbone else ()
+        except UnknownArchitecture as exc:
+            raise BackboneNotFound(f"plugin {prefix!r}: {exc}") from exc
+        except BackboneError as exc:
+            raise BackboneProblem(f"plugin {prefix!r}: {exc}") from exc
+        except (Exception, SystemExit) as exc:
+            raise BackboneProblem(f"plugin {prefix!r} failed to load {name!r}: {described(exc)}") from exc
+        if not is_backbone:
+            raise BackboneProblem(
+                f"plugin {prefix!r} gave a {type(backbone).__name__} for {name!r}, "
+                "which has no `info` and `export`"
+            )
+        if faults:
+            raise BackboneProblem(f"plugin {prefix!r}, backbone {name!r}: {'; '.join(faults)}")
+        return backbone
+
+    def plugin_of(self, name: str) -> str:
+        """The plugin (its prefix) that answers for `name`. Raises BackboneNotFound."""
+        prefix, _ = _split(name)
+        if prefix not in self._claims:
+            raise BackboneNotFound(self._not_found(name))
+        return prefix
+
+    def _plugin(self, prefix: str) -> Plugin:
+        claims = self._claims[prefix]
+        if len(claims) > 1:
+            sources = " and ".join(claim.source for claim in claims)
+            raise BackboneProblem(f"two plugins claim the prefix {prefix!r}: {sources}; rename or remove one")
+        if prefix not in self._opened:
+            self._opened[prefix] = opened(claims[0])
+        return self._opened[prefix]
+
+    def _entries(self, prefix: str) -> list[BackboneEntry]:
+        source = " and ".join(claim.source for claim in self._claims[prefix])
+        try:
+            names = _listed_names(self._plugin(prefix))
+        except (Exception, SystemExit) as exc:
+            known = isinstance(exc, BackboneProblem | BackboneError)
+            return [BackboneEntry(prefix, prefix, source, str(exc) if known else described(exc))]
+        return [BackboneEntry(_written(prefix, rest), prefix, source) for rest in names]
+
+    def _not_found(self, name: str) -> str:
+        if name.endswith(".onnx") and "onnx" in self._claims:
+            return f"no plugin offers {name!r}; for an ONNX file write onnx:{name}"
+        offered = [entry.name for entry in self.catalogue() if entry.error is None]
+        near = difflib.get_close_matches(name, offered, n=3)
+        by_rest = [full for full in offered if full.endswith(f"/{name}")]
+        hint = f"did you mean {' or '.join(by_rest or near)}? " if by_rest or near else ""
+        return f"no plugin offers {name!r}; {hint}plugins here: {', '.join(sorted(self._claims)) or 'none'}"
+
+
+def _split(name: str) -> tuple[str, str]:
+    """(prefix, rest), at the first character that cannot belong to a prefix if that is `/` or `:`."""
+    match = PREFIX.match(name)
+    end = match.end() if match else 0
+    if end == len(name) or name[end] not in "/:":
+        return name, ""
+    return name[:end], name[end + 1 :]
+
+
+def _listed_names(plugin: Plugin) -> tuple[str, ...]:
+    listed: object = plugin.names()
+    if isinstance(listed, list | tuple) and all(isinstance(name, str) for name in listed):
+        return tuple(listed)
+    raise BackboneError(f"its `names` must give a list or tuple of texts, got {listed!r}")
+
+
+def _written(prefix: str, rest: str) -> str:
+    """As users write it; patterns for file paths begin with FILE and read best after a colon."""
+    if not rest:
+        return prefix
+    return f"{prefix}:{rest}" if rest.startswith("FILE") else f"{prefix}/{rest}"
