@@ -20,8 +20,7 @@ def main() -> None:
     unknown = set(wanted) - set(BENCHMARKS)
     if unknown:
         sys.exit(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
-    print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     )
     for name in wanted:
         if name != "reconcile" and not SHARED.is_dir():

@@ -1,4 +1,4 @@
-"""What is on disk decides: damage is named and mended where it can be, pictures added through the API stay."""
+"""What is on disk decides: a lost build is made again, added pictures stay, a lost folder is no deletion."""
 
 from __future__ import annotations
 
