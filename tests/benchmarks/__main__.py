@@ -21,7 +21,6 @@ def main() -> None:
     if unknown:
         sys.exit(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    )
     for name in wanted:
         if name != "reconcile" and not SHARED.is_dir():
             print(f"\n{name}: skipped, needs ../shared")
