@@ -1,0 +1,15 @@
+"""The bottleneck cache and what fills it: every image goes through a backbone once. The trainer's alone."""
+
+from tlserve.features.compaction import CompactionReport
+from tlserve.features.extract import ExtractionProgress, ExtractionResult, Extractor
+from tlserve.features.recovery import Recovery
+from tlserve.features.store import FeatureStore
+
+__all__ = [
+    "CompactionReport",
+    "ExtractionProgress",
+    "ExtractionResult",
+    "Extractor",
+    "FeatureStore",
+    "Recovery",
+]
