@@ -14,6 +14,9 @@ from tlserve.release import VersionStore
 from tlserve.release.layout import StateLayout
 from tlserve.runtime import BackboneSession, BuildSpec, Device, choose_device, read_build_spec
 
+ONE_IMAGE_STREAM_PER_CORE = 1
+"""Session threads for extraction: each core takes its own images all the way, which wastes nothing."""
+
 
 class Workshop:
     """Owned by the trainer's one working thread."""
@@ -104,7 +107,9 @@ class Bench:
 
     def extractor(self, max_pixels: int) -> Extractor:
         if self._session is None:
-            self._session = BackboneSession.open(self._folder, self._device, threads=self._threads)
+            self._session = BackboneSession.open(
+                self._folder, self._device, threads=self._threads or ONE_IMAGE_STREAM_PER_CORE
+            )
         return Extractor(self._session, self.store, max_pixels=max_pixels)
 
     def close(self) -> None:
