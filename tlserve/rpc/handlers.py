@@ -12,7 +12,8 @@ import logging
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import grpc
@@ -29,16 +30,30 @@ log = logging.getLogger(__name__)
 Context = aio.ServicerContext[Any, Any]
 CallObserver = Callable[[str, str, float], None]
 """Told of every finished call: method ("package.Service/Method"), status name, seconds."""
+Admit = Callable[[], AbstractContextManager[None]]
+"""Entered by every call before anything else; raises what the caller is to be told instead."""
 
 
 def service_handlers(
-    service: ServiceDescriptor, servicer: object, observer: CallObserver | None = None
+    service: ServiceDescriptor,
+    servicer: object,
+    observer: CallObserver | None = None,
+    *,
+    admit: Admit = nullcontext,
 ) -> grpc.GenericRpcHandler[Any, Any]:
-    """Handlers for all methods of `service`, answered by `servicer`."""
+    """Handlers for all methods of `service`, answered by `servicer` within `admit()`, which may refuse."""
+    around = _Around(observer or _ignore, admit)
     return grpc.method_handlers_generic_handler(
-        service.full_name,
-        {method.name: _handler(method, servicer, observer or _ignore) for method in service.methods},
+        service.full_name, {method.name: _handler(method, servicer, around) for method in service.methods}
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """What every call goes through."""
+
+    observer: CallObserver
+    admit: Admit
 
 
 def snake_case(name: str) -> str:
@@ -49,9 +64,7 @@ def _ignore(method: str, status: str, seconds: float) -> None:
     """Nobody watches."""
 
 
-def _handler(
-    method: MethodDescriptor, servicer: object, observer: CallObserver
-) -> grpc.RpcMethodHandler[Any, Any]:
+def _handler(method: MethodDescriptor, servicer: object, around: _Around) -> grpc.RpcMethodHandler[Any, Any]:
     name = f"{method.containing_service.full_name}/{method.name}"
     behaviour = getattr(servicer, snake_case(method.name), None)
     parse = _parser(method)
@@ -61,11 +74,11 @@ def _handler(
         return grpc.unary_unary_rpc_method_handler(_unimplemented(method.name), **options)
     if method.server_streaming:
         if method.client_streaming:
-            stream = _observed_stream(name, behaviour, _each(parse), observer)
+            stream = _observed_stream(name, behaviour, _each(parse), around)
             return grpc.stream_stream_rpc_method_handler(stream, **options)
-        stream = _observed_stream(name, behaviour, parse, observer)
+        stream = _observed_stream(name, behaviour, parse, around)
         return grpc.unary_stream_rpc_method_handler(stream, **options)
-    return grpc.unary_unary_rpc_method_handler(_observed_unary(name, behaviour, parse, observer), **options)
+    return grpc.unary_unary_rpc_method_handler(_observed_unary(name, behaviour, parse, around), **options)
 
 
 def _parser(method: MethodDescriptor) -> Callable[[bytes], Message]:
@@ -107,13 +120,14 @@ def _observed_unary(
     name: str,
     behaviour: Callable[[Message, float | None], Awaitable[Message]],
     parse: Callable[[bytes], Message],
-    observer: CallObserver,
+    around: _Around,
 ) -> Callable[[bytes, Context], Awaitable[Message]]:
     async def call(request: bytes, context: Context) -> Message:
         started = time.perf_counter()
         status = grpc.StatusCode.OK
         try:
-            return await behaviour(parse(request), context.time_remaining())
+            with around.admit():
+                return await behaviour(parse(request), context.time_remaining())
         except asyncio.CancelledError:
             status = grpc.StatusCode.CANCELLED
             raise
@@ -121,7 +135,7 @@ def _observed_unary(
             status = _status_of_any(name, exc)
             await context.abort(status, _details_of_any(exc))
         finally:
-            observer(name, status.name, time.perf_counter() - started)
+            around.observer(name, status.name, time.perf_counter() - started)
 
     return call
 
@@ -130,15 +144,16 @@ def _observed_stream(
     name: str,
     behaviour: Callable[[Any, float | None], AsyncGenerator[Message]],
     parse: Callable[[Any], Any],
-    observer: CallObserver,
+    around: _Around,
 ) -> Callable[[Any, Context], AsyncIterator[Message]]:
     async def call(request: Any, context: Context) -> AsyncIterator[Message]:
         started = time.perf_counter()
         status = grpc.StatusCode.OK
         try:
-            async with aclosing(behaviour(parse(request), context.time_remaining())) as answers:
-                async for answer in answers:
-                    yield answer
+            with around.admit():
+                async with aclosing(behaviour(parse(request), context.time_remaining())) as answers:
+                    async for answer in answers:
+                        yield answer
         except (asyncio.CancelledError, GeneratorExit):
             status = grpc.StatusCode.CANCELLED
             raise
@@ -146,7 +161,7 @@ def _observed_stream(
             status = _status_of_any(name, exc)
             await context.abort(status, _details_of_any(exc))
         finally:
-            observer(name, status.name, time.perf_counter() - started)
+            around.observer(name, status.name, time.perf_counter() - started)
 
     return call
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import nullcontext
 from typing import Any
 
 import grpc
@@ -21,6 +23,8 @@ from tlserve.rpc.streams import Shutdown
 from tlserve.rpc.v1 import TlserveServicer
 
 DEFAULT_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+LAST_WORDS_SECONDS = 0.2
+"""For answers that are on their way out when the last call ends."""
 _FILES = (
     model_config_pb2.DESCRIPTOR,
     inference_pb2.DESCRIPTOR,
@@ -84,7 +88,10 @@ class RpcServer:
         self._shutdown.closing.set()
         if self._server is not None:
             server, self._server = self._server, None
-            await server.stop(grace_seconds)
+            started = time.monotonic()
+            # Until the last call in work is answered, late ones hear UNAVAILABLE from us.
+            await self._shutdown.calls_done(grace_seconds)
+            await server.stop(max(LAST_WORDS_SECONDS, grace_seconds - (time.monotonic() - started)))
 
     def _handlers(self) -> list[grpc.GenericRpcHandler[Any, Any]]:
         services = {
@@ -99,7 +106,14 @@ class RpcServer:
             "grpc.health.v1.Health": health,
         }
         handlers = [
-            service_handlers(services[name], servicer, self._observer) for name, servicer in servicers.items()
+            service_handlers(
+                services[name],
+                servicer,
+                self._observer,
+                # Health is asked, and answered, to the very end.
+                admit=nullcontext if servicer is health else self._shutdown.call,
+            )
+            for name, servicer in servicers.items()
         ]
         return handlers + _reflection_handlers((*servicers, *_REFLECTION))
 

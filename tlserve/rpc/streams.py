@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from tlserve.core.errors import Draining
@@ -14,12 +14,37 @@ A = TypeVar("A")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
 class Shutdown:
-    """How far the end has come: first no new work is taken, then streams that only tell are closed."""
+    """How far the end has come: first open streams take no more work, then no call is begun."""
 
-    draining: asyncio.Event = field(default_factory=asyncio.Event)
-    closing: asyncio.Event = field(default_factory=asyncio.Event)
+    def __init__(self) -> None:
+        self.draining = asyncio.Event()
+        self.closing = asyncio.Event()
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Hold while a call is in work. Raises Draining for one that comes too late.
+
+        gRPC itself would answer it CANCELLED, which tells a client nothing about trying elsewhere.
+        """
+        if self.closing.is_set():
+            raise Draining
+        self._calls += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            if self._calls == 0:
+                self._idle.set()
+
+    async def calls_done(self, seconds: float) -> None:
+        """Wait until no call is in work, `seconds` at most."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), seconds)
 
 
 async def in_order(
