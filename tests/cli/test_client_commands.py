@@ -1,0 +1,195 @@
+"""Commands that ask a running server: what goes to stdout, what to stderr, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Colours, run
+from tests.rpc.colours import picture
+from tlserve.cli.options import DEFAULT_ADDRESS
+from tlserve.client import DEFAULT_ADDRESS as CLIENT_DEFAULT_ADDRESS
+from tlserve.rpc.backend import ModelEvent
+
+VERSION_FIELDS = {
+    "version",
+    "state",
+    "images",
+    "classes",
+    "accuracy",
+    "backbone",
+    "created",
+    "reason",
+    "drop_to_live_seconds",
+}
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    files = [tmp_path / f"{colour}.png" for colour in ("red", "green", "blue")]
+    for file in files:
+        file.write_bytes(picture(file.stem))
+    return files
+
+
+def test_the_default_address_is_that_of_the_client() -> None:
+    assert DEFAULT_ADDRESS == CLIENT_DEFAULT_ADDRESS
+
+
+def test_versions_as_json_have_every_promised_field(colours: Colours) -> None:
+    result = run("versions", "colours", "--json", "--address", colours.address)
+    assert result.exit_code == 0
+    versions = json.loads(result.stdout)
+    assert [one["version"] for one in versions] == [1, 2]
+    assert all(set(one) >= VERSION_FIELDS for one in versions)
+    assert result.stderr == ""
+
+
+def test_versions_as_a_table_say_which_one_is_live(colours: Colours) -> None:
+    result = run("versions", "colours", "--address", colours.address)
+    live = result.stdout.splitlines()[-1]
+    assert live.split()[:2] == ["2", "live"]
+    assert "1.50 s" in live
+
+
+def test_the_address_may_come_from_the_environment(colours: Colours) -> None:
+    result = run("models", "--json", env={"TLSERVE_ADDRESS": colours.address})
+    assert {one["model"] for one in json.loads(result.stdout)} == {"colours", "empty"}
+
+
+def test_a_table_in_a_pipe_has_no_colour_codes_and_is_not_wrapped(colours: Colours) -> None:
+    result = run("models", "--address", colours.address)
+    assert "\x1b" not in result.stdout
+    assert sum(line.startswith("colours") for line in result.stdout.splitlines()) == 1
+
+
+def test_backbones_show_what_is_wrong_with_broken_ones(colours: Colours) -> None:
+    result = run("backbones", "--address", colours.address)
+    assert result.exit_code == 0
+    assert "no weights" in result.stdout
+
+
+def test_classify_names_the_class_of_every_file(colours: Colours, pictures: list[Path]) -> None:
+    result = run("classify", "colours", *pictures, "--json", "--address", colours.address)
+    answers = json.loads(result.stdout)
+    assert [one["file"] for one in answers] == [str(file) for file in pictures]
+    assert [one["label"] for one in answers] == ["red", "green", "blue"]
+    assert {one["version"] for one in answers} == {2}
+    assert answers[0]["top"][0] == {"label": "red", "probability": answers[0]["probability"]}
+
+
+def test_classify_can_ask_an_older_version(colours: Colours, pictures: list[Path]) -> None:
+    result = run("classify", "colours", pictures[0], "--version", "1", "--address", colours.address)
+    assert result.stdout.splitlines()[-1].endswith(" 1")
+
+
+def test_a_file_that_is_no_image_is_named_and_the_others_are_answered(
+    colours: Colours, pictures: list[Path], tmp_path: Path
+) -> None:
+    bad = tmp_path / "notes.txt"
+    bad.write_text("no image at all")
+    result = run("classify", "colours", pictures[0], bad, pictures[2], "--address", colours.address)
+    assert result.exit_code == 1
+    assert str(bad) in result.stderr
+    assert "red.png" in result.stdout
+    assert "blue.png" in result.stdout
+
+
+def test_a_missing_file_is_wrong_use(colours: Colours, tmp_path: Path) -> None:
+    assert run("classify", "colours", tmp_path / "no.png", "--address", colours.address).exit_code == 2
+
+
+def test_an_unknown_model_is_one_line_on_stderr(colours: Colours) -> None:
+    result = run("versions", "colors", "--address", colours.address)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.splitlines() == ["tlserve: unknown model 'colors'; models here: colours, empty"]
+
+
+def test_without_a_daemon_the_message_says_how_to_start_one() -> None:
+    result = run("models", "--address", "127.0.0.1:1")
+    assert result.exit_code == 1
+    assert "tlserve serve" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_promote_and_rollback_change_what_is_live(colours: Colours) -> None:
+    assert run("promote", "colours", "1", "--address", colours.address).exit_code == 0
+    assert colours.backend.live == 1
+    result = run("rollback", "colours", "--address", colours.address)
+    assert colours.backend.live == 2
+    assert "tlserve promotion colours auto" in result.stderr
+
+
+def test_promotion_is_shown_without_a_mode_and_set_with_one(colours: Colours) -> None:
+    assert run("promotion", "colours", "--address", colours.address).stdout == "auto\n"
+    run("promotion", "colours", "frozen", "--address", colours.address)
+    assert colours.backend.promotion == "frozen"
+    run("promotion", "colours", "default", "--address", colours.address)
+    assert run("promotion", "colours", "--address", colours.address).stdout == "auto\n"
+    assert run("promotion", "colours", "sideways", "--address", colours.address).exit_code == 2
+
+
+def test_a_version_is_pinned_and_unpinned(colours: Colours) -> None:
+    run("pin", "colours", "1", "--address", colours.address)
+    assert colours.backend.pinned == {1}
+    run("pin", "colours", "1", "--unpin", "--address", colours.address)
+    assert colours.backend.pinned == set()
+
+
+def test_retrain_prints_the_job_for_scripts_and_a_hint_for_people(colours: Colours) -> None:
+    result = run("retrain", "colours", "--accept-deletions", "--address", colours.address)
+    assert result.stdout == "job-1\n"
+    assert "tlserve watch colours" in result.stderr
+    assert colours.backend.retrained == [("colours", True)]
+
+
+def test_export_writes_the_live_version_unless_another_is_named(colours: Colours, tmp_path: Path) -> None:
+    live, first = tmp_path / "live.onnx", tmp_path / "first.onnx"
+    assert run("export", "colours", live, "--address", colours.address).exit_code == 0
+    assert run("export", "colours", "1", first, "--address", colours.address).exit_code == 0
+    assert live.stat().st_size == first.stat().st_size == 2_500_000
+    assert live.read_bytes() != first.read_bytes()
+
+
+@pytest.mark.parametrize("arguments", [["1", "2", "file.onnx"], ["no/such/folder/file.onnx"], []])
+def test_export_with_wrong_arguments_is_wrong_use(colours: Colours, arguments: list[str]) -> None:
+    assert run("export", "colours", *arguments, "--address", colours.address).exit_code == 2
+
+
+def test_watch_prints_events_until_ctrl_c(colours: Colours) -> None:
+    command = [sys.executable, "-m", "tlserve", "watch", "--address", colours.address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 20
+        while not colours.backend.watchers and time.monotonic() < deadline:
+            time.sleep(0.02)
+        event = ModelEvent("colours", 0.0, "swap", "version 3 is live", version=3)
+        colours.loop.call_soon_threadsafe(colours.backend.tell, event)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        late = threading.Timer(20, process.kill)
+        late.start()
+        line = process.stdout.readline()
+        late.cancel()
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert line.rstrip().endswith("colours  version 3 is live")
+    assert rest == ""
+    assert process.returncode == 0
+
+
+def test_a_reader_that_goes_away_early_is_no_traceback(colours: Colours) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "tlserve", "versions", "colours", "--address", colours.address]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,72 @@
+"""`tlserve train` in a process of its own, with the bundled backbone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.flow.daemon_process import draw_shapes
+from tlserve.app.lock import StateLock
+from tlserve.release import VersionStore
+from tlserve.release.layout import StateLayout
+
+
+def train(folder: Path, state: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tlserve", "train", str(folder), "--state", str(state)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+
+
+@dataclass
+class Trained:
+    folder: Path
+    state: Path
+    said: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    root = tmp_path_factory.mktemp("train")
+    folder = root / "images" / "shapes"
+    for seed, shape in enumerate(("disc", "bar")):
+        draw_shapes(folder / shape, shape, 12, seed=seed)
+    return Trained(folder, root / "state", train(folder, root / "state"))
+
+
+def test_one_pass_makes_a_live_version_and_says_where_it_is(trained: Trained) -> None:
+    assert trained.said.returncode == 0, trained.said.stderr
+    assert VersionStore(StateLayout(trained.state).models).live("shapes").live == 1
+    assert f"{trained.state}/models/shapes/1" in trained.said.stderr
+    assert "version 1 is live" in trained.said.stderr
+
+
+def test_progress_goes_to_stderr_as_plain_lines(trained: Trained) -> None:
+    assert trained.said.stdout == ""
+    assert "\x1b" not in trained.said.stderr
+    assert "running the backbone" in trained.said.stderr
+
+
+def test_a_second_pass_over_the_same_images_changes_nothing(trained: Trained) -> None:
+    again = train(trained.folder, trained.state)
+    assert again.returncode == 0
+    assert "nothing changed since version 1" in again.stderr
+
+
+def test_a_folder_with_one_class_fails_and_says_what_is_missing(trained: Trained, tmp_path: Path) -> None:
+    draw_shapes(tmp_path / "lonely" / "disc", "disc", 5, seed=0)
+    said = train(tmp_path / "lonely", trained.state)
+    assert said.returncode == 1
+    assert "at least 2 needed" in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+def test_it_is_refused_while_a_daemon_owns_the_state(tmp_path: Path) -> None:
+    (tmp_path / "shapes").mkdir()
+    with StateLock(StateLayout(tmp_path / "state").lock, holder="tlserve serve"):
+        said = train(tmp_path / "shapes", tmp_path / "state")
+    assert said.returncode == 1
+    assert "is in use by tlserve serve" in said.stderr
+    assert len(said.stderr.splitlines()) == 1

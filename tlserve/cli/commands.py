@@ -1,0 +1,69 @@
+"""All commands under one name; the order here is the order in `tlserve --help`."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from tlserve import __version__
+from tlserve.cli.classifying import classify
+from tlserve.cli.daemon import serve
+from tlserve.cli.decisions import export, pin, promote, promotion, retrain, rollback
+from tlserve.cli.demo import demo
+from tlserve.cli.doctor import doctor
+from tlserve.cli.failing import ErrorsAsOneLine
+from tlserve.cli.following import watch
+from tlserve.cli.listings import backbones, models, report, versions
+from tlserve.cli.terminal import show
+from tlserve.cli.training import train
+
+RUN, ASK, DECIDE, CARE = "Run", "Ask a running daemon", "Decide", "Look after it"
+
+app = typer.Typer(
+    cls=ErrorsAsOneLine,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        show(f"tlserve {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def tlserve(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print tlserve's version."),
+    ] = False,
+) -> None:
+    """Image classification by transfer learning: drop labelled images into folders, and seconds later a
+    better model answers over gRPC.
+
+    New here? Run `tlserve demo`, then `tlserve serve --watch DIR --state DIR` with a folder of your own.
+    """
+
+
+for panel, commands in {
+    RUN: (serve, train, demo),
+    ASK: (classify, models, versions, report, backbones, watch),
+    DECIDE: (retrain, promote, rollback, pin, promotion, export),
+    CARE: (doctor,),
+}.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+
+
+def main() -> None:
+    """The entry point of the `tlserve` command."""
+    # onnxruntime's wheels report to their maker from 1.29 on unless this is set before it loads; the daemon
+    # and the trainer inherit it. Nobody's image service should talk to anyone behind its owner's back.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    # What gRPC's core writes to stderr by itself (an address in use) comes as an error of ours as well.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    app(prog_name="tlserve")

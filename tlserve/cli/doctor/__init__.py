@@ -1,0 +1,92 @@
+"""`tlserve doctor`: is this machine fit for tlserve, and if not, what is to be done?
+
+It works without a running daemon and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import typer
+from rich.text import Text
+
+from tlserve.cli.doctor.check import Check, Status, run
+from tlserve.cli.failing import FAILED
+from tlserve.cli.options import (
+    DEFAULT_ADDRESS,
+    Address,
+    AsJson,
+    BackboneName,
+    ConfigFile,
+    StateFolder,
+    WatchFolder,
+)
+from tlserve.cli.terminal import show, show_json
+
+PROC = Path("/proc")
+_STYLES = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
+
+
+def doctor(
+    *,
+    watch: WatchFolder = None,
+    state: StateFolder = None,
+    backbone: BackboneName = None,
+    config: ConfigFile = None,
+    address: Address = DEFAULT_ADDRESS,
+    as_json: AsJson = False,
+) -> None:
+    """Check this machine: libraries, GPU, folders, limits, plugins, a running daemon.
+
+    Exit code 1 if anything fails.
+    """
+    flags = {"watch": watch, "state": state, "backbone": backbone}
+    found = []
+    for check in all_checks(flags, config, address):
+        found.append(check)
+        if not as_json:
+            show(check_line(check))
+    if as_json:
+        show_json(found)
+    else:
+        show(summary_line(found))
+    if any(check.status is Status.FAIL for check in found):
+        raise typer.Exit(FAILED)
+
+
+def all_checks(flags: Mapping[str, object], config: Path | None, address: str) -> Iterator[Check]:
+    """Every finding, the quick ones first."""
+    from tlserve.cli.doctor import daemon, folders, machine
+    from tlserve.settings import load_settings
+
+    settings = load_settings(flags, config)
+    mountinfo = PROC / "self/mountinfo"
+    yield from run("versions", machine.check_versions)
+    yield from run("image formats", machine.check_image_formats)
+    yield from run("inotify", lambda: machine.check_inotify(PROC, settings.watch))
+    yield from run("state folder", lambda: folders.check_state(settings, mountinfo))
+    yield from run("watch folder", lambda: folders.check_watch(settings, mountinfo))
+    yield from run("device", lambda: machine.check_accelerator(settings))
+    yield from run("daemon", lambda: daemon.check_daemon(address))
+    yield from run("backbones", lambda: machine.check_backbones(settings))
+
+
+def check_line(check: Check) -> Text:
+    """`warn  inotify: 12 of 128 instances free` and, below it, what to do."""
+    line = Text.assemble(
+        (f"{check.status.value:<4}", _STYLES[check.status]), "  ", (check.name, "bold"), ": ", check.found
+    )
+    if check.advice:
+        line.append(f"\n      -> {check.advice}", style="dim" if check.status is Status.OK else "")
+    return line
+
+
+def summary_line(found: list[Check]) -> Text:
+    n_fail = sum(check.status is Status.FAIL for check in found)
+    n_warn = sum(check.status is Status.WARN for check in found)
+    if n_fail:
+        return Text(f"\n{n_fail} to mend first, {n_warn} to know about.", style="bold red")
+    if n_warn:
+        return Text(f"\nReady to serve; {n_warn} to know about.", style="yellow")
+    return Text("\nAll is well.", style="green")

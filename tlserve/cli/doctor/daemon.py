@@ -1,0 +1,70 @@
+"""Checks of a running daemon, if there is one: does it answer, and what do its models do?"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from tlserve.cli.doctor.check import Check, fail, ok, warn
+from tlserve.core.errors import TlserveError
+
+if TYPE_CHECKING:
+    from tlserve.rpc.backend import ModelSummary
+
+ANSWER_SECONDS = 3.0
+PROBLEMS_SHOWN = 5
+
+
+def check_daemon(address: str) -> Iterator[Check]:
+    """No daemon is no failure; another program on its port is."""
+    from tlserve.client import Client
+
+    if not is_open(address):
+        yield warn("daemon", f"none at {address}", "start one with: tlserve serve --watch DIR --state DIR")
+        return
+    try:
+        with Client(address, timeout_seconds=ANSWER_SECONDS) as client:
+            ready = client.ready()
+            models = client.models()
+    except TlserveError as exc:
+        yield fail(
+            "daemon", f"{address} is taken, but no tlserve answers: {exc}", "stop that program, or set --grpc"
+        )
+        return
+    if ready:
+        yield ok("daemon", f"ready at {address}, {len(models)} model(s)")
+    else:
+        yield warn(
+            "daemon", f"answers at {address}, but is not ready", "it is starting or stopping; ask again soon"
+        )
+    for model in models:
+        yield from check_model(model)
+
+
+def check_model(model: ModelSummary) -> Iterator[Check]:
+    """The state of one served model and what stands in its folder."""
+    name = f"served model {model.model}"
+    if model.phase == "failed":
+        yield fail(name, model.message, "the last version keeps serving; see the daemon's log")
+    elif not model.ready:
+        yield warn(name, f"{model.phase}: {model.message}", "it answers once its first version is live")
+    else:
+        yield ok(name, f"version {model.live} is live; {model.message or model.phase}")
+    if model.n_problems:
+        shown = "; ".join(f"{where}: {why}" for _, where, why in model.problems[:PROBLEMS_SHOWN])
+        yield warn(
+            f"images of {model.model}",
+            f"{model.n_problems} problem(s): {shown}",
+            "see: tlserve models --json",
+        )
+
+
+def is_open(address: str) -> bool:
+    """Whether anything accepts a connection there."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS):
+            return True
+    except (OSError, ValueError):
+        return False

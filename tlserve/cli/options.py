@@ -1,0 +1,58 @@
+"""Arguments and options that several commands share, so that they read and behave the same everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from tlserve.client import Client
+
+DEFAULT_ADDRESS = "127.0.0.1:8001"
+"""`tlserve.client.DEFAULT_ADDRESS`, without the cost of importing gRPC for a help text."""
+
+ADDRESS_OPTION = typer.Option(
+    "--address", envvar="TLSERVE_ADDRESS", metavar="HOST:PORT", help="gRPC address of the running daemon."
+)
+JSON_OPTION = typer.Option("--json", help="Print JSON on stdout instead of a table.")
+
+Address = Annotated[str, ADDRESS_OPTION]
+AsJson = Annotated[bool, JSON_OPTION]
+ModelName = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="Name of the model: the name of its folder under the watch root."),
+]
+VersionName = Annotated[
+    str, typer.Argument(metavar="VERSION", help="A number (see `tlserve versions`), `live` or `previous`.")
+]
+StateFolder = Annotated[
+    Path | None,
+    typer.Option("--state", metavar="DIR", help="Where tlserve keeps what it learns; made if missing."),
+]
+WatchFolder = Annotated[
+    Path | None,
+    typer.Option("--watch", metavar="DIR", help="The watch root: one folder per model, in it one per class."),
+]
+BackboneName = Annotated[
+    str | None,
+    typer.Option("--backbone", metavar="NAME", help="The feature extractor; `tlserve backbones` lists them."),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="A settings file; without it tlserve.toml in the current folder, if there is one.",
+    ),
+]
+
+
+def connect(address: str, *, timeout_seconds: float | None = 30.0) -> Client:
+    """A client for the daemon at `address`; use it in a `with` block."""
+    from tlserve.client import Client
+
+    return Client(address, timeout_seconds=timeout_seconds)
