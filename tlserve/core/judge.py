@@ -1,10 +1,9 @@
 """Candidate against live on the same held-out images: promote or hold, with the reason in words.
 
-Pure functions of scores and truth; nothing here acts. The rule (docs/adr/0002) is non-inferiority:
-a candidate is promoted unless it is worse. It passes when it is at least as accurate as the live
-version on the same images, or when the lower 95 % bound of the paired difference lies above
--`max_drop`. Below `MIN_EVIDENCE` images it passes unless it is clearly worse: so many images were lost, and
-so few won, that a coin would do it less than once in twenty times.
+Pure functions of scores and truth; nothing here acts. The rule (docs/adr/0002): a candidate is promoted
+unless it is worse. It passes when the lower 95 % bound of the paired difference lies above -`max_drop`,
+or when the difference as measured does and chance may explain it: a coin would lose as many images and
+win as few at least once in twenty times. Below `MIN_EVIDENCE` images it passes unless it is clearly worse.
 """
 
 from __future__ import annotations
@@ -125,6 +124,11 @@ class Comparison:
     chance: float
     """How likely a coin, thrown for each image on which they disagree, is to treat the candidate as badly."""
 
+    def is_slight(self, max_drop: float) -> bool:
+        """Whether the measured loss is within `max_drop`, or a single image, which weighs more than
+        a point in a small set; with `max_drop` 0 nothing is slight."""
+        return max_drop > 0 and self.difference >= -max(max_drop, 1 / self.n_images) - 1e-12
+
     def in_words(self) -> str:
         return (
             f"{self.accuracy:.1%} against {self.live_accuracy:.1%} of the live version on the same "
@@ -174,6 +178,8 @@ def rule(versus: Comparison | None, fallen: Sequence[ClassResult], policy: Polic
         verdict, why = "promote", "at least as good"
     elif versus.lower > -policy.max_drop:
         verdict, why = "promote", f"within the accepted drop of {accepted}"
+    elif versus.is_slight(policy.max_drop) and versus.chance >= SIGNIFICANT:
+        verdict, why = "promote", f"no more than chance, and within the accepted drop of {accepted}"
     else:
         verdict, why = "hold", f"a drop of more than {accepted} cannot be ruled out"
     return Ruling(verdict, evidence, f"{why}: {versus.in_words()}")
