@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -159,3 +160,17 @@ def test_what_cannot_be_listed_is_kept_not_deleted(
 
 def test_thousands_of_unchanged_files_open_none() -> None:
     assert measure(1000, n_classes=10).files_opened == 0
+
+
+def test_only_the_latest_jobs_are_kept(tmp_path: Path) -> None:
+    with Catalog(tmp_path / "catalog.sqlite3") as catalog:
+        for number in range(1_100):
+            catalog.job_started(f"job{number}", "flowers")
+            if number:
+                catalog.job_ended(f"job{number}", "unchanged")
+    with sqlite3.connect(tmp_path / "catalog.sqlite3") as database:
+        kept = [job_id for (job_id,) in database.execute("SELECT job_id FROM jobs ORDER BY rowid")]
+    database.close()
+    assert kept[0] == "job0"  # it never ended
+    assert len(kept) in (1_000, 1_001)
+    assert kept[-1] == "job1099"

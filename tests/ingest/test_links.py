@@ -50,6 +50,17 @@ def test_circles_of_links_are_survived(flowers: Flowers, seen: Snapshot, problem
     assert {"daisy/loop", "daisy/up", "daisy/top"} <= problems(after, "link_skipped").keys()
 
 
+def test_a_link_to_itself_hides_nothing(flowers: Flowers, seen: Snapshot, problems: Problems) -> None:
+    (flowers.folder / "loop").symlink_to("loop")
+    (flowers.watch / "loop").symlink_to("loop")
+    after = flowers.reconcile()
+    assert after.snapshot_id == seen.snapshot_id
+    assert problems(after, "unreadable").keys() == {"loop"}
+    models, found = model_folders(flowers.watch, follow_symlinks=False)
+    assert models == [flowers.folder.name]
+    assert [problem.where for problem in found] == ["loop"]
+
+
 def test_linked_models_need_leave_too(flowers: Flowers) -> None:
     elsewhere = flowers.away("trees")
     elsewhere.mkdir()

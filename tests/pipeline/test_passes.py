@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.flow.daemon_process import draw_shapes
+from tlserve.core.judge import Policy
 from tlserve.core.lifecycle import Phase, Promotion
 from tlserve.core.messages import Event, ImagesPassed, PassDone, PassJob, Progress, Recipe, SnapshotTaken
 from tlserve.core.types import Split
@@ -100,6 +101,8 @@ def test_an_unchanged_folder_trains_nothing_and_a_forced_pass_extracts_nothing(s
     assert stage.run().outcome == "unchanged"
     assert stage.run(force=True).version == 2
     assert stage.passed() == 0
+    first_look = [e for e in stage.events if isinstance(e, Progress)][:1]
+    assert [e.phase for e in first_look] == [Phase.SCANNING]
     assert [e.files_opened for e in stage.events if isinstance(e, SnapshotTaken)] == [0, 0]
 
 
@@ -132,13 +135,40 @@ def test_a_vanished_folder_is_no_deletion(stage: Stage) -> None:
     assert stage.run().outcome == "unchanged"
 
 
+def test_a_first_version_goes_live_even_when_promotion_is_manual(stage: Stage) -> None:
+    assert stage.run(replace(RECIPE, promotion=Promotion.MANUAL)).promote
+
+
 def test_manual_promotion_leaves_a_candidate_and_auto_takes_it_live_later(stage: Stage) -> None:
+    stage.go_live(stage.run().version)
+    draw_shapes(stage.folder / "disc", "disc", 5, seed=8)
     manual = replace(RECIPE, promotion=Promotion.MANUAL)
     done = stage.run(manual)
-    assert (done.outcome, done.promote) == ("published", False)
-    assert "tlserve promote shapes 1" in done.reason
-    assert stage.run(manual).outcome == "unchanged"
-    assert stage.run().promote
+    assert (done.outcome, done.version, done.promote) == ("published", 2, False)
+    assert "tlserve promote shapes 2" in done.reason
+    again = stage.run(manual)
+    assert again.outcome == "unchanged"
+    assert "tlserve promote shapes 2" in again.reason
+    resumed = stage.run()
+    assert (resumed.version, resumed.promote, resumed.judged_against) == (2, True, 1)
+
+
+def test_a_candidate_that_waited_while_another_went_live_is_judged_anew(stage: Stage) -> None:
+    stage.go_live(stage.run().version)
+    stage.go_live(stage.run(force=True).version)
+    draw_shapes(stage.folder / "disc", "disc", 5, seed=8)
+    assert stage.run(replace(RECIPE, promotion=Promotion.MANUAL)).version == 3
+    stage.go_live(1)
+    anew = stage.run()
+    assert (anew.version, anew.judged_against) == (4, 1)
+
+
+def test_a_held_version_is_judged_anew_when_the_policy_changes(stage: Stage) -> None:
+    stage.go_live(stage.run().version)
+    swap_training_images(stage)
+    assert stage.run(force=True).promote is False
+    tolerant = replace(RECIPE, policy=Policy(max_drop=1.0))
+    assert stage.run(tolerant).version == 3
 
 
 def test_a_frozen_model_is_looked_at_but_not_trained(stage: Stage) -> None:
@@ -151,18 +181,25 @@ def test_a_frozen_model_is_looked_at_but_not_trained(stage: Stage) -> None:
 def test_a_worse_candidate_is_held_with_the_reason(stage: Stage) -> None:
     """The classes of all training images are swapped; the held-out ones still tell the truth."""
     stage.go_live(stage.run().version)
+    swap_training_images(stage)
+    stage.events.clear()
+    done = stage.run()
+    assert (done.outcome, done.promote, done.version) == ("published", False, 2)
+    assert "worse" in done.reason
+    assert stage.passed() == 0
+    again = stage.run()
+    assert again.outcome == "unchanged"
+    assert "version 2 was held: clearly worse" in again.reason
+
+
+def swap_training_images(stage: Stage) -> None:
+    """Every training image changes its class."""
     sides = stage.shop.catalog.sides("shapes")
     for file in stage.shop.catalog.images("shapes"):
         if sides[file.digest] is Split.TRAIN:
             source = stage.folder / file.path
             other = "bar" if source.parent.name == "disc" else "disc"
             source.rename(stage.folder / other / source.name)
-    stage.events.clear()
-    done = stage.run()
-    assert (done.outcome, done.promote, done.version) == ("published", False, 2)
-    assert "worse" in done.reason
-    assert stage.passed() == 0
-    assert stage.run().outcome == "unchanged"
 
 
 def test_another_backbone_is_judged_against_the_live_one_on_the_same_images(

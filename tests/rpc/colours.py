@@ -105,7 +105,7 @@ class ColourBackend:
             return False
         return True
 
-    def served_model(self, model: str, version: str) -> ServedModelInfo:
+    async def served_model(self, model: str, version: str) -> ServedModelInfo:
         number = self._number(model, version)
         return ServedModelInfo(model, number, (1, 2), LABELS[number], 3, 8, 8, 32)
 

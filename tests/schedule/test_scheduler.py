@@ -138,6 +138,47 @@ async def test_a_dead_trainer_gets_the_same_job_again(stage: Stage) -> None:
     await until(lambda: [done.outcome for done in stage.notes.ended] == ["failed", "failed", "published"])
 
 
+async def test_what_a_person_asked_for_survives_a_dead_trainer_and_a_routine_look() -> None:
+    stage = Stage([])
+    stage.trainer.plan = [TrainerFailed("killed")]
+    job_id = stage.scheduler.retrain("a", accept_deletions=True)
+    await until(lambda: len(stage.notes.ended) == 1)
+    stage.scheduler.look("a")
+    await until(lambda: len(stage.passes) == 2)
+    again = stage.passes[1]
+    assert (again.job_id, again.accept_deletions, again.force) == (job_id, True, True)
+    stage.task.cancel()
+
+
+async def test_an_unexpected_error_ends_one_job_and_not_the_scheduler(stage: Stage) -> None:
+    stage.trainer.plan = [ValueError("a defect"), "unchanged"]
+    stage.scheduler.changed("a", 1.0)
+    await until(lambda: len(stage.notes.ended) == 2)
+    assert [done.outcome for done in stage.notes.ended] == ["failed", "unchanged"]
+    assert "a defect" in stage.notes.ended[0].reason
+
+
+async def test_a_fresh_drop_does_not_wait_for_all_errands(stage: Stage) -> None:
+    stage.trainer.gate.clear()
+    errands = [asyncio.create_task(stage.scheduler.errand(ExportJob(str(n), "x", n))) for n in range(3)]
+    await until(lambda: len(stage.trainer.jobs) == 1)
+    stage.scheduler.changed("a", 1.0)
+    stage.trainer.gate.set()
+    await asyncio.gather(*errands)
+    await until(lambda: len(stage.notes.ended) == 1)
+    assert [type(job).__name__ for job in stage.trainer.jobs[:3]] == ["ExportJob", "PassJob", "ExportJob"]
+
+
+async def test_the_next_round_of_looks_waits_in_proportion_to_the_last_one() -> None:
+    stage = Stage(["a"], reconcile_seconds=0.02)
+    await until(lambda: len(stage.passes) == 1)
+    stage.scheduler.looked(0.01)
+    began = asyncio.get_running_loop().time()
+    await until(lambda: len(stage.passes) == 2)
+    assert asyncio.get_running_loop().time() - began > 0.2
+    stage.task.cancel()
+
+
 async def test_a_broken_setting_fails_the_pass_and_is_not_retried(stage: Stage) -> None:
     stage.scheduler.changed("broken", 1.0)
     await until(lambda: len(stage.notes.ended) == 1)

@@ -18,18 +18,20 @@ import numpy as np
 from tlserve.core.errors import (
     BadInput,
     CorruptState,
+    DeadlinePassed,
     NotLoaded,
     NotReady,
     NotTrained,
     StoreUnavailable,
     TlserveError,
     UnknownModel,
+    UnknownVersion,
 )
 from tlserve.core.lifecycle import Phase, Promotion
 from tlserve.core.messages import BackbonesListed, Exported, ExportFileJob, ListBackbonesJob
 from tlserve.core.types import Pixels, check_model_name
 from tlserve.images import examine
-from tlserve.ingest import model_folders
+from tlserve.ingest.names import is_ignored, is_set_aside
 from tlserve.rpc.backend import (
     AddedImage,
     Answer,
@@ -76,9 +78,13 @@ class DaemonBackend:
         result = "error"
         try:
             self._check_trained(model)
-            async with daemon.pool.lease(model, version) as lease:
+            # An old version may have to be loaded first; that counts against the deadline too.
+            async with asyncio.timeout_at(deadline), daemon.pool.lease(model, version) as lease:
                 prediction = await daemon.pool.predict(lease, images, deadline=deadline)
             result = "ok"
+        except TimeoutError as exc:
+            result = DeadlinePassed.__name__
+            raise DeadlinePassed("the deadline passed before the answer was ready") from exc
         except TlserveError as exc:
             result = type(exc).__name__
             raise
@@ -87,7 +93,7 @@ class DaemonBackend:
             raise
         finally:
             # An unknown name must not become a time series of its own.
-            label = model if model in daemon.pool.models() else ""
+            label = model if daemon.pool.serves(model) else ""
             daemon.metrics.requests.labels(label, result).inc()
             daemon.metrics.request_seconds.labels(label).observe(loop.time() - began)
         return Answer(
@@ -104,47 +110,62 @@ class DaemonBackend:
         return self._daemon.server_ready()
 
     def model_ready(self, model: str, version: str) -> bool:
-        return self._daemon.server_ready() and self._daemon.pool.ready(model, version)
+        if not self._daemon.server_ready() or not self._daemon.pool.serves(model):
+            return False
+        if version in ("", "live"):
+            return self._daemon.pool.ready(model)
+        if version == "previous":
+            return self._daemon.releases.state(model).previous is not None
+        # Versions that are not in memory are loaded when they are asked for.
+        return version.isdecimal() and int(version) in self._daemon.store.versions(model)
 
-    def served_model(self, model: str, version: str) -> ServedModelInfo:
+    async def served_model(self, model: str, version: str) -> ServedModelInfo:
         daemon = self._daemon
         self._check_trained(model)
-        served = daemon.pool.served(model, version)
-        return ServedModelInfo(
-            model=model,
-            version=served.number,
-            versions=tuple(daemon.store.versions(model)),
-            labels=served.labels,
-            n_features=served.n_features,
-            height=served.image.height,
-            width=served.image.width,
-            max_batch=daemon.settings.max_batch,
-        )
+        async with daemon.pool.lease(model, version) as lease:
+            return ServedModelInfo(
+                model=model,
+                version=lease.version,
+                versions=await daemon.releases.numbers(model),
+                labels=lease.labels,
+                n_features=lease.served.n_features,
+                height=lease.image.height,
+                width=lease.image.width,
+                max_batch=daemon.settings.max_batch,
+            )
 
     def statistics(self, model: str, version: str) -> Sequence[ModelStatistics]:
         if model:
             self._check_trained(model)
-        return [_statistics(counted) for counted in self._daemon.pool.statistics(model, version)]
+        if version and not self.model_ready(model, version):
+            raise UnknownVersion(model, version, tuple(self._daemon.store.versions(model)))
+        number = self._daemon.releases.state(model).previous if version == "previous" else version
+        counted = [_statistics(entry) for entry in self._daemon.pool.statistics(model)]
+        if version in ("", "live"):
+            return counted
+        here = [entry for entry in counted if entry.version == int(number or 0)]
+        # Counted since it was loaded; one that nobody asked for yet counts nothing.
+        return here or [ModelStatistics(model, int(number or 0), 0, 0, 0)]
 
     # -- models and versions
 
     def list_models(self) -> Sequence[ModelSummary]:
-        daemon = self._daemon
-        names, problems = model_folders(daemon.watch, follow_symlinks=daemon.settings.follow_symlinks)
-        known = sorted({*names, *daemon.releases.models(), *daemon.board.known()})
-        return [self._summary(model) for model in known] + [
-            _unusable_folder(problem.where, problem.reason) for problem in problems
+        return [self._summary(model) for model in self._known()] + [
+            _unusable_folder(problem.where, problem.reason) for problem in self._daemon.folders.problems
         ]
 
     def get_model(self, model: str) -> ModelSummary:
+        known = self._known()
+        if model in known:
+            return self._summary(model)
+        for problem in self._daemon.folders.problems:
+            if problem.where == model:
+                return _unusable_folder(problem.where, problem.reason)
+        raise UnknownModel(model, tuple(known))
+
+    def _known(self) -> list[str]:
         daemon = self._daemon
-        names, problems = model_folders(daemon.watch, follow_symlinks=daemon.settings.follow_symlinks)
-        if model not in {*names, *daemon.releases.models(), *daemon.board.known()}:
-            for problem in problems:
-                if problem.where == model:
-                    return _unusable_folder(problem.where, problem.reason)
-            raise UnknownModel(model, tuple(names))
-        return self._summary(model)
+        return sorted({*daemon.folders.models, *daemon.releases.models(), *daemon.board.known()})
 
     async def list_versions(self, model: str) -> Sequence[VersionLine]:
         self.get_model(model)
@@ -172,7 +193,8 @@ class DaemonBackend:
         return await self._line(model, state.live)
 
     async def rollback(self, model: str) -> VersionLine:
-        self._check_trained(model)
+        # Not "is it served": one rolls back, too, from a version that cannot be loaded.
+        self.get_model(model)
         state = await self._daemon.releases.roll_back(model)
         return await self._line(model, state.live)
 
@@ -194,7 +216,7 @@ class DaemonBackend:
 
     async def add_image(self, model: str, label: str, name: str, data: bytes) -> AddedImage:
         check_model_name(model)
-        _check_folder_name(label, "label")
+        _check_label(label)
         examination = await asyncio.to_thread(examine, data, self._daemon.settings.max_pixels)
         file_name = _file_name(name, data, IMAGE_SUFFIXES.get(examination.format, ".img"))
         folder = self._daemon.watch / model / label
@@ -208,11 +230,18 @@ class DaemonBackend:
             return await asyncio.to_thread(ready.read_bytes)
         out = daemon.layout.exports / f"{uuid.uuid4().hex}.onnx"
         await asyncio.to_thread(out.parent.mkdir, parents=True, exist_ok=True)
-        done = await daemon.scheduler.errand(ExportFileJob(uuid.uuid4().hex, model, number, str(out)))
-        assert isinstance(done, Exported)
-        if done.error:
-            raise CorruptState(f"model {model!r} version {number} cannot be exported: {done.error}")
+        job = ExportFileJob(uuid.uuid4().hex, model, number, str(out))
+        # Whoever asked may give up; the file goes all the same, when the trainer is done with it.
+        return await asyncio.shield(asyncio.ensure_future(self._exported(job, out)))
+
+    async def _exported(self, job: ExportFileJob, out: Path) -> bytes:
         try:
+            done = await self._daemon.scheduler.errand(job)
+            assert isinstance(done, Exported)
+            if done.error:
+                raise CorruptState(
+                    f"model {job.model!r} version {job.version} cannot be exported: {done.error}"
+                )
             return await asyncio.to_thread(out.read_bytes)
         finally:
             await asyncio.to_thread(out.unlink, missing_ok=True)
@@ -225,8 +254,9 @@ class DaemonBackend:
             async with asyncio.timeout(patience):
                 done = await self._daemon.scheduler.errand(ListBackbonesJob(uuid.uuid4().hex))
         except TimeoutError:
-            entries = json.loads(await asyncio.to_thread(catalogue.read_text))
-            return [BackboneLine(**entry) for entry in entries]
+            return [
+                BackboneLine(**entry) for entry in json.loads(await asyncio.to_thread(catalogue.read_text))
+            ]
         assert isinstance(done, BackbonesListed)
         return [BackboneLine(e.name, e.plugin, e.detail, e.error) for e in done.backbones]
 
@@ -235,7 +265,7 @@ class DaemonBackend:
     def _check_trained(self, model: str) -> None:
         """Raises UnknownModel, or NotTrained with what the model waits for."""
         daemon = self._daemon
-        if model in daemon.pool.models():
+        if daemon.pool.serves(model):
             return
         summary = self.get_model(model)
         if summary.live is not None:
@@ -271,7 +301,7 @@ class DaemonBackend:
             accuracy=manifest.accuracy if manifest else None,
             accuracy_low=manifest.accuracy_low if manifest else None,
             accuracy_high=manifest.accuracy_high if manifest else None,
-            backbone=manifest.backbone if manifest else daemon.backbone(model),
+            backbone=manifest.backbone if manifest else daemon.recipe(model).backbone,
             message=message,
             problems=now.problems,
             n_problems=now.n_problems,
@@ -313,14 +343,14 @@ def _unusable_folder(name: str, reason: str) -> ModelSummary:
     )
 
 
-def _check_folder_name(name: str, what: str) -> None:
+def _check_label(label: str) -> None:
     """One path component that the watcher will read as a class."""
-    if not name or name in (".", "..") or "/" in name or "\0" in name or len(name.encode()) > 255:
+    if label in ("", ".", "..") or "/" in label or "\0" in label or len(label.encode()) > 255:
         raise BadInput(
-            f"{what} {name!r} cannot be a folder name: one path component of 1 to 255 bytes is needed"
+            f"label {label!r} cannot be a folder name: one path component of 1 to 255 bytes is needed"
         )
-    if name[0] in "._":
-        raise BadInput(f"{what} {name!r} begins with {name[0]!r}, which the watcher skips")
+    if is_set_aside(label) or is_ignored(label):
+        raise BadInput(f"label {label!r} is a name that the watcher passes over; choose another")
 
 
 def _file_name(name: str, data: bytes, suffix: str) -> str:
@@ -328,7 +358,8 @@ def _file_name(name: str, data: bytes, suffix: str) -> str:
     given = Path(name.replace("\\", "/")).name
     stem = re.sub(r"[^\w.-]+", "_", Path(given).stem).strip("._")[:LONGEST_FILE_STEM]
     own_suffix = Path(given).suffix if re.fullmatch(r"\.\w{1,5}", Path(given).suffix) else suffix
-    return (stem or hashlib.sha256(data).hexdigest()[:16]) + own_suffix
+    file_name = (stem or hashlib.sha256(data).hexdigest()[:16]) + own_suffix
+    return stem + suffix if is_ignored(file_name) else file_name
 
 
 def _write_image(watch: Path, folder: Path, name: str, data: bytes) -> AddedImage:

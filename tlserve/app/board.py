@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
 from tlserve.core.lifecycle import MOVES, Phase, move
@@ -56,6 +56,11 @@ class Board:
 
     def known(self) -> list[str]:
         return sorted(self._models)
+
+    def keep(self, models: Collection[str]) -> None:
+        """Forget models that are neither on disk nor at work: a folder renamed soon after it was made."""
+        for model in [m for m in self.known() if m not in models and self.now(m).phase not in _WORKING]:
+            del self._models[model]
 
     def hinted(self, model: str) -> None:
         """The watcher saw something change; shown only while nothing else goes on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import logging
 import shutil
 import signal
@@ -21,7 +22,7 @@ from tlserve.app.board import Board
 from tlserve.app.events import EventHub
 from tlserve.app.lock import StateLock
 from tlserve.app.releases import Releases, servable
-from tlserve.core.errors import SettingsError, StoreUnavailable, TlserveError
+from tlserve.core.errors import SettingsError, StoreUnavailable, Superseded, TlserveError
 from tlserve.core.lifecycle import Promotion
 from tlserve.core.messages import (
     Event,
@@ -35,6 +36,7 @@ from tlserve.core.messages import (
     SnapshotTaken,
     TrainerReady,
 )
+from tlserve.core.types import Problem
 from tlserve.ingest import FolderWatcher, model_folders
 from tlserve.observe import Metrics, MetricsServer
 from tlserve.release import VersionStore
@@ -49,6 +51,9 @@ from tlserve.web import HealthServer
 log = logging.getLogger("tlserve.app")
 
 TRAINER_NICENESS = 10
+EXPORT_RETRY_SECONDS = (1.0, 5.0, 30.0, 300.0)
+NOTICE_SECONDS = 0.5
+"""Between "not ready" and the first refused call."""
 SAME_SIGNAL_SECONDS = 0.5
 """Shells and supervisors send one signal to a process and again to its group: that is one request to stop."""
 TRAINER_GRACE_SECONDS = 5.0
@@ -67,6 +72,15 @@ class Started:
     """Models that answer already."""
 
 
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """What was directly under the watch root at the last look."""
+
+    models: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    """Folders that cannot be models."""
+
+
 class Daemon:
     """One running tlserve. Use as `async with Daemon(settings) as daemon`."""
 
@@ -80,10 +94,13 @@ class Daemon:
         self.store = VersionStore(self.layout.models)
         self._stack = AsyncExitStack()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._thresholds: dict[str, float] = {}
+        self.folders = Folders()
+        self._files: dict[str, ModelFile] = {}
+        self._grpc_address = settings.grpc
         self._ready = False
 
     async def __aenter__(self) -> Daemon:
+        self._loop = asyncio.get_running_loop()
         try:
             await self._start()
         except BaseException:
@@ -109,16 +126,18 @@ class Daemon:
             self.board,
             self.metrics,
             export=self._export_later,
-            keep_versions=lambda model: self._recipe(model).keep_versions,
+            promotion=self.promotion,
+            keep_versions=lambda model: self.recipe(model).keep_versions,
         )
         self.keeper = TrainerKeeper(trainer_command(settings, self.layout.root), self._heard)
         self.scheduler = Scheduler(
             self.keeper,
             self,
             make_job=self._make_job,
-            models=self._models_to_look_at,
+            models=self._look_around,
             reconcile_seconds=settings.reconcile_seconds,
         )
+        await asyncio.to_thread(self._look_around)
         await self.releases.restore()
         stack.push_async_callback(self.keeper.stop, TRAINER_GRACE_SECONDS)
         stack.push_async_callback(self._stop_tasks)
@@ -165,18 +184,28 @@ class Daemon:
                 settings.http,
                 server_ready=self.server_ready,
                 model_ready=self.backend.model_ready,
-                about=lambda: {"tlserve": "predictions are answered over gRPC", "grpc": settings.grpc},
+                about=lambda: {"tlserve": "predictions are answered over gRPC", "grpc": self._grpc_address},
             )
             http_address = http.start()
             self._stack.push_async_callback(asyncio.to_thread, http.stop)
         rpc = RpcServer(
-            self.backend, address=settings.grpc, max_message_bytes=settings.max_message_mb * 2**20
+            self.backend,
+            address=settings.grpc,
+            max_message_bytes=settings.max_message_mb * 2**20,
+            observer=lambda method, status, _: self.metrics.grpc_calls.labels(method, status).inc(),
         )
-        grpc_address = await rpc.start()
+        self._grpc_address = await rpc.start()
         self._stack.push_async_callback(rpc.stop, settings.drain_seconds)
+        self._stack.push_async_callback(self._announce_the_end, rpc)
         # Streams that watch events would keep the server from draining.
         self._stack.callback(self.hub.close)
-        return grpc_address, http_address, metrics_address
+        return self._grpc_address, http_address, metrics_address
+
+    async def _announce_the_end(self, rpc: RpcServer) -> None:
+        """Say "not ready", and go on answering until whoever balances the load has heard it."""
+        self._ready = False
+        rpc.begin_drain()
+        await asyncio.sleep(min(NOTICE_SECONDS, self.settings.drain_seconds))
 
     def _start_watcher(self) -> None:
         loop = asyncio.get_running_loop()
@@ -193,7 +222,7 @@ class Daemon:
             settle_seconds=settings.settle_seconds,
             max_wait_seconds=settings.max_wait_seconds,
             polling=settings.polling,
-            on_hint=lambda model: in_loop(self.board.hinted, model),
+            on_hint=lambda model: in_loop(self._hinted, model),
         )
         self.watcher.start()
         self._stack.push_async_callback(asyncio.to_thread, self.watcher.stop)
@@ -224,11 +253,12 @@ class Daemon:
             case Progress():
                 self.board.progressed(event)
             case SnapshotTaken():
-                self.scheduler.looked(event.seconds)
+                if not event.files_opened:
+                    self.scheduler.looked(event.seconds)
+                self.metrics.folder_problems.labels(event.model).set(event.n_problems)
                 self.board.snapshot(event)
             case ImagesPassed():
                 self.metrics.backbone_images.labels(event.model, event.backbone).inc(event.n_images)
-                self.metrics.bad_images.labels(event.model).inc(event.n_bad)
             case Exported() if event.error:
                 log.error(
                     "model %r: the export of version %d failed: %s", event.model, event.version, event.error
@@ -242,16 +272,28 @@ class Daemon:
         self.metrics.passes.labels(done.model, done.outcome).inc()
         if done.outcome == "published" and done.version is not None:
             if done.promote:
-                self.board.swapping(done.model, done.version)
                 done = await self._promote(job, done, done.version)
             else:
                 self.board.said(done.model, "version", f"version {done.version}: {done.reason}", done.version)
+                await self.releases.retire(done.model)
         await self.releases.heal(done.model)
         self.board.ended(done)
 
     async def _promote(self, job: PassJob, done: PassDone, version: int) -> PassDone:
+        self.board.swapping(done.model, version)
         try:
-            await self.releases.go_live(done.model, version, reason=done.reason, noticed_at=job.noticed_at)
+            await self.releases.go_live_as_judged(
+                done.model,
+                version,
+                judged_against=done.judged_against,
+                reason=done.reason,
+                noticed_at=job.noticed_at,
+            )
+        except Superseded as exc:
+            # A person decided during the pass. Where the judge still decides, it compares again.
+            self.board.said(done.model, "version", str(exc), version)
+            self.scheduler.look(done.model)
+            return replace(done, reason=str(exc))
         except TlserveError as exc:
             words = f"version {version} could not go live, the old one keeps answering: {exc}"
             return replace(done, outcome="failed", reason=words)
@@ -260,47 +302,53 @@ class Daemon:
     # -- what the scheduler asks
 
     def _make_job(self, request: PassRequest) -> PassJob:
-        own = self._model_file(request.model, strict=True).unknown_threshold
-        self._thresholds[request.model] = self.settings.unknown_threshold if own is None else own
+        """On a thread: it reads model.toml. Raises SettingsError."""
+        file = load_model_file(self.watch / request.model)
+        self._files[request.model] = file
         return PassJob(
             request.job_id,
             request.model,
             str(self.watch / request.model),
-            self._recipe(request.model, strict=True),
+            self.recipe(request.model),
             accept_deletions=request.accept_deletions,
             force=request.force,
             noticed_at=request.noticed_at,
         )
 
-    def _recipe(self, model: str, *, strict: bool = False) -> Recipe:
-        """The model's recipe; with a broken model.toml, an error if `strict`, else the daemon's settings."""
-        file = self._model_file(model, strict=strict)
+    def _look_around(self) -> Sequence[str]:
+        """On a thread: list the watch root; returns the models to look at."""
+        names, problems = model_folders(self.watch, follow_symlinks=self.settings.follow_symlinks)
+        for name in names:
+            if name not in self._files:
+                with contextlib.suppress(SettingsError):  # its pass says what is wrong
+                    self._files[name] = load_model_file(self.watch / name)
+        self.folders = Folders(tuple(names), tuple(problems))
+        # A model whose folder vanished is still looked at: that is how its disappearance is noticed.
+        wanted = sorted({*names, *self.store.models()})
+        self._loop.call_soon_threadsafe(self.board.keep, wanted)
+        return wanted
+
+    def _hinted(self, model: str) -> None:
+        self.board.hinted(model)
+        if model not in self.folders.models:
+            self._spawn(asyncio.to_thread(self._look_around), "look at the watch root")
+
+    # -- what is set for a model, as last read: never a disk access
+
+    def recipe(self, model: str) -> Recipe:
+        """How its next pass will train."""
+        file = self._files.get(model, ModelFile())
         return recipe_for(self.settings, file, self.releases.state(model).promotion)
-
-    def _model_file(self, model: str, *, strict: bool) -> ModelFile:
-        try:
-            return load_model_file(self.watch / model)
-        except SettingsError:
-            if strict:
-                raise
-            return ModelFile()
-
-    def backbone(self, model: str) -> str:
-        """The backbone that the model's next pass will use."""
-        return self._recipe(model).backbone
-
-    def unknown_threshold(self, model: str) -> float:
-        """Novelty above which an answer counts as unknown. Read once a version, not once a request."""
-        return self._thresholds.get(model, self.settings.unknown_threshold)
 
     def promotion(self, model: str) -> Promotion:
         """Who decides for this model now."""
-        return self._recipe(model).promotion
+        return self.recipe(model).promotion
 
-    def _models_to_look_at(self) -> Sequence[str]:
-        names, _ = model_folders(self.watch, follow_symlinks=self.settings.follow_symlinks)
-        # A model whose folder vanished is still looked at: that is how its disappearance is noticed.
-        return sorted(set(names) | set(self.releases.models()))
+    def unknown_threshold(self, model: str) -> float:
+        """Novelty above which an answer counts as unknown."""
+        file = self._files.get(model)
+        own = file.unknown_threshold if file else None
+        return self.settings.unknown_threshold if own is None else own
 
     # -- small parts
 
@@ -311,15 +359,22 @@ class Daemon:
         return servable(self.store.load(model, number))
 
     def _export_later(self, model: str, live: int, pinned: tuple[int, ...]) -> None:
-        job = ExportJob(uuid.uuid4().hex, model, live, pinned)
+        self._spawn(self._export(model, live, pinned), f"export of {model}")
 
-        async def export() -> None:
+    async def _export(self, model: str, live: int, pinned: tuple[int, ...]) -> None:
+        """Try until it is done, or no longer wanted: the Triton repository must come to equal LIVE."""
+        for pause in itertools.chain(EXPORT_RETRY_SECONDS, itertools.repeat(EXPORT_RETRY_SECONDS[-1])):
+            state = self.releases.state(model)
+            if (state.live, state.pinned) != (live, pinned):
+                return
             try:
-                await self.scheduler.errand(job)
+                done = await self.scheduler.errand(ExportJob(uuid.uuid4().hex, model, live, pinned))
             except TlserveError as exc:
                 log.warning("model %r: version %d was not exported: %s", model, live, exc)
-
-        self._spawn(export(), f"export of {model}")
+            else:
+                if isinstance(done, Exported) and done.error is None:
+                    return
+            await asyncio.sleep(pause)
 
     def _pool_samples(self) -> Iterable[tuple[str, str, bool, float]]:
         totals = self.pool.totals()

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from tlserve.app.board import Board
-from tlserve.core.errors import BadInput, NotTrained, TlserveError, UnknownModel, UnknownVersion
+from tlserve.core.errors import BadInput, NotTrained, Superseded, TlserveError, UnknownVersion
 from tlserve.core.lifecycle import Promotion
 from tlserve.observe import Metrics
 from tlserve.release import (
@@ -36,7 +36,7 @@ class Releases:
 
     export: called after every change of what should be in the Triton repository, with the model, its
     live version and its pinned ones; must return at once.
-    keep_versions: how many promoted versions of a model are kept.
+    promotion: who decides for a model now. keep_versions: how many promoted versions of a model are kept.
     """
 
     def __init__(
@@ -47,10 +47,11 @@ class Releases:
         metrics: Metrics,
         *,
         export: Callable[[str, int, tuple[int, ...]], None],
+        promotion: Callable[[str], Promotion],
         keep_versions: Callable[[str], int],
     ) -> None:
         self._store, self._pool, self._board, self._metrics = store, pool, board, metrics
-        self._export, self._keep_versions = export, keep_versions
+        self._export, self._promotion, self._keep_versions = export, promotion, keep_versions
         self._changing: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._states: dict[str, LiveState] = {}
         self._versions: dict[tuple[str, int], Version] = {}
@@ -76,13 +77,15 @@ class Releases:
 
     async def heal(self, model: str) -> None:
         """Try again to serve what LIVE says, if that failed at start: a pass may have remade the build."""
-        if model in self.failures:
+        async with self._changing[model]:
+            if model not in self.failures:
+                return
             try:
                 await self._restore(model)
             except TlserveError as exc:
                 self.failures[model] = str(exc)
             else:
-                del self.failures[model]
+                self.failures.pop(model, None)
                 self._board.said(model, "swap", f"version {self.state(model).live} could be loaded after all")
 
     def models(self) -> list[str]:
@@ -97,33 +100,37 @@ class Releases:
         number = self.state(model).live
         return self._versions.get((model, number)) if number is not None else None
 
-    async def go_live(
-        self,
-        model: str,
-        version: int,
-        *,
-        reason: str,
-        noticed_at: float | None = None,
-        promotion: Promotion | None = None,
-    ) -> LiveState:
-        """Make `version` live. Raises UnknownVersion, CorruptState or NotLoaded; the old one stays then.
+    async def go_live(self, model: str, version: int, *, reason: str) -> LiveState:
+        """Make `version` live. Raises UnknownVersion, CorruptState or NotLoaded; the old one stays then."""
+        async with self._changing[model]:
+            state = await self._read(model)
+            new = promoted(state, version, time.time(), reason)
+            return await self._commit(model, new, await self._load(model, version), reason, None)
 
-        noticed_at: Unix time of the change behind it. promotion: also set who decides from now on.
+    async def go_live_as_judged(
+        self, model: str, version: int, *, judged_against: int | None, reason: str, noticed_at: float | None
+    ) -> LiveState:
+        """Make `version` live on the judge's word, if that still stands.
+
+        noticed_at: Unix time of the change behind it. Raises as `go_live`, and Superseded when another
+        version went live since the judge compared, or a person took the decision over meanwhile.
         """
         async with self._changing[model]:
-            state = await self._current(model)
-            served = await self._load(model, version)
+            state = await self._read(model)
+            if state.live is not None and self._promotion(model) is not Promotion.AUTO:
+                raise Superseded(model, version, f"it waits for: tlserve promote {model} {version}")
+            if state.live != judged_against:
+                raise Superseded(model, version, f"version {state.live} went live since it was judged")
+            loaded = await self._load(model, version)
             now = time.time()
-            seconds = None if noticed_at is None else now - noticed_at
+            seconds = None if noticed_at is None else max(0.0, now - noticed_at)
             new = promoted(state, version, now, reason, drop_to_live_seconds=seconds)
-            if promotion is not None:
-                new = with_promotion(new, promotion)
-            return await self._commit(model, new, served, reason, seconds)
+            return await self._commit(model, new, loaded, reason, seconds)
 
     async def roll_back(self, model: str) -> LiveState:
         """Make the previous version live and promotion manual. Raises NotReady without a previous version."""
         async with self._changing[model]:
-            state = await self._current(model)
+            state = await self._read(model)
             new = rolled_back(state, time.time())
             assert new.live is not None
             served = await self._load(model, new.live)
@@ -132,9 +139,9 @@ class Releases:
     async def pin(self, model: str, version: int, *, pinned_: bool) -> LiveState:
         """Keep a version forever and in the Triton repository, or no longer."""
         async with self._changing[model]:
-            state = await self._current(model)
-            known = tuple(await asyncio.to_thread(self._store.versions, model))
-            if version not in known:
+            state = await self._read(model)
+            known = await self.numbers(model)
+            if pinned_ and version not in known:
                 raise UnknownVersion(model, str(version), known)
             new = pinned(state, version, pinned=pinned_)
             await self._write(model, new)
@@ -144,30 +151,32 @@ class Releases:
 
     async def set_promotion(self, model: str, promotion: Promotion | None) -> LiveState:
         async with self._changing[model]:
-            new = with_promotion(await self._current(model), promotion)
+            new = with_promotion(await self._read(model), promotion)
             await self._write(model, new)
             return new
 
     async def number(self, model: str, version: str) -> int:
         """A version string as the number it names now: a decimal, `live`, `previous`, or empty (live)."""
-        state = await self._current(model)
+        state = await self._read(model)
         if version in ("", "live", "previous"):
             number = state.previous if version == "previous" else state.live
             if number is None:
                 raise NotTrained(model, f"it has no {version or 'live'} version")
             return number
-        known = tuple(await asyncio.to_thread(self._store.versions, model))
+        known = await self.numbers(model)
         if not version.isascii() or not version.isdecimal():
             raise BadInput(f"version {version!r} is neither a number nor live or previous")
         if int(version) not in known:
             raise UnknownVersion(model, version, known)
         return int(version)
 
-    async def _current(self, model: str) -> LiveState:
-        if model not in self._states:
-            if model not in await asyncio.to_thread(self._store.models):
-                raise UnknownModel(model, tuple(self.models()))
-            self._states[model] = await asyncio.to_thread(self._store.live, model)
+    async def numbers(self, model: str) -> tuple[int, ...]:
+        """The versions on disk, ascending."""
+        return tuple(await asyncio.to_thread(self._store.versions, model))
+
+    async def _read(self, model: str) -> LiveState:
+        """LIVE as it is on disk, where a person may have put things right by hand; empty without one."""
+        self._states[model] = await asyncio.to_thread(self._store.live, model)
         return self._states[model]
 
     async def _load(self, model: str, version: int) -> ServableVersion:
@@ -211,13 +220,19 @@ class Releases:
         await asyncio.to_thread(self._store.write_live, model, state)
         self._states[model] = state
 
+    async def retire(self, model: str) -> None:
+        """Delete versions beyond what is kept, after one was published that does not go live."""
+        async with self._changing[model]:
+            await self._read(model)
+            await self._retire(model)
+
     async def _retire(self, model: str) -> None:
-        """Delete versions beyond what is kept. A failure here costs disk, never an answer."""
+        """A failure here costs disk, never an answer."""
         try:
             leased = self._pool.versions(model)
             gone = await asyncio.to_thread(self._store.retire, model, self._keep_versions(model), leased)
             if gone:
-                existing = await asyncio.to_thread(self._store.versions, model)
+                existing = await self.numbers(model)
                 await self._write(model, without_retired(self._states[model], existing))
             kept = {self._states[model].live, self._states[model].previous}
             for key in [k for k in self._versions if k[0] == model and k[1] not in kept]:

@@ -58,6 +58,12 @@ class NotTrained(NotReady):
         self.model, self.reason = model, reason
 
 
+class Superseded(NotReady):
+    def __init__(self, model: str, version: int, reason: str) -> None:
+        super().__init__(f"model {model!r}: version {version} does not go live by itself: {reason}")
+        self.model, self.version = model, version
+
+
 # -- nobody acts: wait, or slow down --------------------------------------------------------------
 
 

@@ -75,6 +75,15 @@ class ListBackbonesJob:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckBackbonesJob:
+    """Load each of these backbones, weights included, and say what it is or what is wrong with it."""
+
+    job_id: str
+    names: tuple[str, ...]
+    """As users write them."""
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     """Stop this job at its next safe point; a job that is not running is forgotten."""
 
@@ -153,6 +162,8 @@ class PassDone:
     reason: str
     version: int | None = None
     promote: bool = False
+    judged_against: int | None = None
+    """The version that was live when the judge spoke: another one live now makes the verdict void."""
     retryable: bool = False
     timeline: dict[str, float] = field(default_factory=dict)
     """Seconds spent in each phase."""
@@ -183,11 +194,19 @@ class BackbonesListed:
     backbones: tuple[BackboneEntry, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class BackbonesChecked:
+    job_id: str
+    backbones: tuple[BackboneEntry, ...]
+    """One for each name that was asked about, in that order."""
+
+
 Message = (
     PassJob
     | ExportJob
     | ExportFileJob
     | ListBackbonesJob
+    | CheckBackbonesJob
     | Cancel
     | TrainerReady
     | Progress
@@ -196,9 +215,19 @@ Message = (
     | PassDone
     | Exported
     | BackbonesListed
+    | BackbonesChecked
 )
-Job = PassJob | ExportJob | ExportFileJob | ListBackbonesJob
-Event = TrainerReady | Progress | SnapshotTaken | ImagesPassed | PassDone | Exported | BackbonesListed
+Job = PassJob | ExportJob | ExportFileJob | ListBackbonesJob | CheckBackbonesJob
+Event = (
+    TrainerReady
+    | Progress
+    | SnapshotTaken
+    | ImagesPassed
+    | PassDone
+    | Exported
+    | BackbonesListed
+    | BackbonesChecked
+)
 
 _BY_NAME: dict[str, type] = {kind.__name__: kind for kind in typing.get_args(Message)}
 

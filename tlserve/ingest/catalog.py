@@ -21,6 +21,7 @@ from tlserve.core.types import Snapshot, Split
 from tlserve.ingest.walk import Stamp
 
 OK = "ok"
+JOBS_KEPT = 1000
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 10.0
 
@@ -208,7 +209,12 @@ class Catalog:
             )
 
     def job_ended(self, job_id: str, outcome: str, reason: str = "") -> None:
+        """The latest jobs are kept, for whoever looks into the file; the rest goes."""
         with self._transaction() as db:
+            db.execute(
+                "DELETE FROM jobs WHERE state != 'running' AND rowid <= (SELECT max(rowid) FROM jobs) - ?",
+                (JOBS_KEPT,),
+            )
             db.execute(
                 "UPDATE jobs SET state = ?, ended_at = ?, detail = ? WHERE job_id = ?",
                 (outcome, self._clock(), reason, job_id),

@@ -52,7 +52,11 @@ def model_folders(watch: Path, *, follow_symlinks: bool) -> tuple[list[str], lis
     except OSError as exc:
         return [], [Problem("unreadable", str(watch), reason_of(exc))]
     for entry in sorted(found, key=lambda entry: entry.name):
-        if not entry.is_dir():
+        try:
+            if not entry.is_dir():
+                continue
+        except OSError as exc:
+            problems.append(Problem("unreadable", printable(entry.name), reason_of(exc)))
             continue
         if entry.is_symlink() and not follow_symlinks:
             problems.append(Problem("link_skipped", printable(entry.name), _links(1)))
@@ -103,7 +107,7 @@ class _Walker:
         try:
             with os.scandir(self.root) as entries:
                 for entry in entries:
-                    if is_ignored(entry.name) or is_set_aside(entry.name) or not entry.is_dir():
+                    if is_ignored(entry.name) or is_set_aside(entry.name) or not self._is_folder(entry):
                         continue
                     if not is_utf8(entry.name):
                         self._bad_name(entry.name)
@@ -116,6 +120,14 @@ class _Walker:
         except OSError as exc:
             self._cannot_list("", exc)
         return sorted(classes)
+
+    def _is_folder(self, entry: os.DirEntry[str]) -> bool:
+        """False too for what cannot be told, such as a link to itself, which must not hide its neighbours."""
+        try:
+            return entry.is_dir()
+        except OSError as exc:
+            self.problems.append(Problem("unreadable", printable(entry.name), reason_of(exc)))
+            return False
 
     def _walk_class(self, label: str) -> None:
         folders = [label]

@@ -27,8 +27,17 @@ class Metrics:
             ["model", "backbone"],
             registry=self.registry,
         )
-        self.bad_images = Counter(
-            "tlserve_bad_images", "Images that could not be used.", ["model"], registry=self.registry
+        self.folder_problems = Gauge(
+            "tlserve_folder_problems",
+            "Things in a model's folder that a person may want to mend: broken files, conflicts, odd names.",
+            ["model"],
+            registry=self.registry,
+        )
+        self.grpc_calls = Counter(
+            "tlserve_grpc_calls",
+            "Finished gRPC calls, refused ones included.",
+            ["method", "status"],
+            registry=self.registry,
         )
         self.passes = Counter(
             "tlserve_passes",

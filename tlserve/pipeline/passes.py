@@ -25,6 +25,7 @@ from tlserve.core.messages import (
     PassJob,
     ProblemNote,
     Progress,
+    Recipe,
     SnapshotTaken,
 )
 from tlserve.core.types import LabelledImage, Snapshot, Split
@@ -75,13 +76,14 @@ class _Pass:
             return self.done("unchanged", f"frozen; thaw with: tlserve promotion {job.model} auto")
         check_trainable(snapshot)
 
-        self._enter(Phase.EXTRACTING)
-        bench = self._shop.bench(self._shop.build(job.recipe.backbone, fresh=job.force).name)
+        bench = self._bench()
         snapshot = self._extract(bench, snapshot)
         check_trainable(snapshot)
         newest = self._newest()
-        if newest is not None and not job.force and same_work(newest, snapshot, bench):
-            return self._already_done(newest, state)
+        if newest is not None and not job.force and same_work(newest, snapshot, bench, job.recipe):
+            ended = self._already_done(newest, state)
+            if ended is not None:
+                return ended
 
         self._enter(Phase.TRAINING)
         live = self._shop.versions.load(job.model, state.live) if state.live is not None else None
@@ -91,9 +93,8 @@ class _Pass:
         decision = self._judge(bench, snapshot, trained.head, live)
 
         self._enter(Phase.PUBLISHING)
-        manifest = self._publish(bench, snapshot, trained, decision)
-        self._tidy(bench)
-        return self._published(manifest)
+        manifest = self._publish(bench, snapshot, trained, decision, state)
+        return self._published(manifest, state)
 
     def done(self, outcome: str, reason: str, **more: Any) -> PassDone:
         """The end of this pass, with the seconds that each phase took."""
@@ -130,8 +131,17 @@ class _Pass:
         )
         return snapshot
 
+    def _bench(self) -> Bench:
+        """The backbone at work; making its build the first time may take a while."""
+        job = self._job
+        if job.force or not self._shop.has_build(job.recipe.backbone):
+            self._enter(Phase.EXTRACTING, f"preparing the backbone {job.recipe.backbone}")
+        return self._shop.bench(self._shop.build(job.recipe.backbone, fresh=job.force).name)
+
     def _extract(self, bench: Bench, snapshot: Snapshot) -> Snapshot:
         """Fill the cache for the snapshot; returns it without the images that gave no row."""
+        if bench.store.missing([image.digest for image in snapshot.images]):
+            self._enter(Phase.EXTRACTING)
         bad = self._fill(bench, snapshot.images)
         if not bad:
             return snapshot
@@ -197,10 +207,9 @@ class _Pass:
         return Answers(head.labels, apply(head, rows))
 
     def _publish(
-        self, bench: Bench, snapshot: Snapshot, trained: TrainedHead, decision: Decision
+        self, bench: Bench, snapshot: Snapshot, trained: TrainedHead, decision: Decision, state: LiveState
     ) -> Manifest:
         job = self._job
-        self._enter(Phase.PUBLISHING)
         draft = Draft(
             job_id=job.job_id,
             created=time.time(),
@@ -216,6 +225,8 @@ class _Pass:
             accuracy_high=decision.accuracy_high,
             timeline=dict(self._timeline),
             noticed_at=job.noticed_at,
+            judged_against=state.live,
+            recipe=relevant(job.recipe),
         )
         report = {
             "model": job.model,
@@ -233,47 +244,52 @@ class _Pass:
         }
         return self._shop.versions.publish(job.model, trained.head, draft, report)
 
-    def _tidy(self, bench: Bench) -> None:
-        """Give back the space of rows that no model's images need any more."""
-        bench.store.compact(self._shop.catalog.digests())
-
     # -- how it ends
 
     def _newest(self) -> Manifest | None:
         numbers = self._shop.versions.versions(self._job.model)
         return self._shop.versions.manifest(self._job.model, numbers[-1]) if numbers else None
 
-    def _already_done(self, newest: Manifest, state: LiveState) -> PassDone:
-        """Nothing changed since the newest version; but it may still wait to go live."""
-        waits = newest.verdict == "promote" and newest.version not in state.promoted
-        if waits and self._job.recipe.promotion is Promotion.AUTO:
-            # Published by a pass whose end the daemon never heard, or while promotion was manual.
-            return self._published(newest)
-        return self.done("unchanged", f"nothing changed since version {newest.version}")
+    def _already_done(self, newest: Manifest, state: LiveState) -> PassDone | None:
+        """How to end when nothing changed since the newest version; None when it must be judged anew."""
+        if newest.version in state.promoted:
+            return self.done("unchanged", f"nothing changed since version {newest.version}")
+        if newest.verdict == "hold":
+            return self.done("unchanged", f"version {newest.version} was held: {newest.reason}")
+        if not self._goes_live_by_itself(state):
+            return self.done("unchanged", waits(newest))
+        if newest.judged_against != state.live:
+            # It waited while another version went live; its verdict is about a version that is gone.
+            return None
+        # Published by a pass whose end the daemon never heard, or while promotion was manual.
+        return self._published(newest, state)
 
-    def _published(self, manifest: Manifest) -> PassDone:
-        automatic = self._job.recipe.promotion is Promotion.AUTO
-        reason = manifest.reason
-        if manifest.verdict == "promote" and not automatic:
-            reason += f"; waits for: tlserve promote {manifest.model} {manifest.version}"
+    def _published(self, manifest: Manifest, state: LiveState) -> PassDone:
+        good = manifest.verdict == "promote"
+        automatic = self._goes_live_by_itself(state)
         return self.done(
             "published",
-            reason,
+            waits(manifest) if good and not automatic else manifest.reason,
             version=manifest.version,
-            promote=manifest.verdict == "promote" and automatic,
+            promote=good and automatic,
+            judged_against=manifest.judged_against,
         )
+
+    def _goes_live_by_itself(self, state: LiveState) -> bool:
+        """A first version always does: without one, nothing would answer."""
+        return self._job.recipe.promotion is Promotion.AUTO or state.live is None
 
     # -- clock and progress
 
-    def _enter(self, phase: Phase | None) -> None:
+    def _enter(self, phase: Phase | None, note: str = "") -> None:
         now = time.perf_counter()
         if self._phase is not None:
             spent = self._timeline.get(self._phase.value, 0.0) + now - self._phase_began
             self._timeline[self._phase.value] = round(spent, 4)
         entered, self._phase, self._phase_began = phase is not self._phase, phase, now
-        if phase is not None and entered:
+        if phase is not None and (entered or note):
             self._check_cancelled()
-            self._emit(Progress(self._job.job_id, self._job.model, phase))
+            self._emit(Progress(self._job.job_id, self._job.model, phase, note=note))
 
     def _is_time(self, last: bool) -> bool:
         now = time.perf_counter()
@@ -310,6 +326,22 @@ def check_trainable(snapshot: Snapshot) -> None:
     raise TooFewClasses(model=snapshot.model, found=len(usable), detail=detail)
 
 
-def same_work(newest: Manifest, snapshot: Snapshot, bench: Bench) -> bool:
-    """Whether a pass would train on just what the newest version was trained on."""
-    return newest.snapshot_id == snapshot.snapshot_id and newest.build == bench.spec.digest
+def same_work(newest: Manifest, snapshot: Snapshot, bench: Bench, recipe: Recipe) -> bool:
+    """Whether a pass would do, and decide, just what the newest version's pass did."""
+    settings = newest.recipe if newest.verdict == "hold" else {"seed": newest.recipe.get("seed")}
+    return (
+        newest.snapshot_id == snapshot.snapshot_id
+        and newest.build == bench.spec.digest
+        and all(relevant(recipe)[name] == value for name, value in settings.items())
+    )
+
+
+def relevant(recipe: Recipe) -> dict[str, float]:
+    """The settings on which a head and its verdict depend."""
+    policy = recipe.policy
+    return {"seed": recipe.seed, "max_drop": policy.max_drop, "recall_floor": policy.recall_floor}
+
+
+def waits(manifest: Manifest) -> str:
+    """What a candidate waits for, in words."""
+    return f"{manifest.reason}; waits for: tlserve promote {manifest.model} {manifest.version}"

@@ -11,7 +11,10 @@ from typing import Literal
 
 from tlserve.core.errors import TlserveError
 from tlserve.core.messages import (
+    BackboneEntry,
+    BackbonesChecked,
     BackbonesListed,
+    CheckBackbonesJob,
     Exported,
     ExportFileJob,
     ExportJob,
@@ -25,6 +28,7 @@ from tlserve.ingest import Catalog
 from tlserve.pipeline.channel import Channel
 from tlserve.pipeline.passes import run_pass
 from tlserve.pipeline.workshop import Workshop
+from tlserve.release.disk import replace_file
 from tlserve.release.layout import StateLayout
 
 log = logging.getLogger("tlserve.pipeline")
@@ -73,6 +77,8 @@ class Trainer:
                 self._export_file(job, shop)
             case ListBackbonesJob():
                 self._list_backbones(job, shop)
+            case CheckBackbonesJob():
+                self._check_backbones(job, shop)
 
     def _pass(self, job: PassJob, shop: Workshop) -> None:
         shop.catalog.job_started(job.job_id, job.model, job.recipe.backbone)
@@ -85,6 +91,11 @@ class Trainer:
             done = PassDone(job.job_id, job.model, "failed", f"unexpected error: {exc!r}", retryable=True)
         shop.catalog.job_ended(job.job_id, done.outcome, done.reason)
         self._channel.send(done)
+        try:
+            # After the news, which must not wait for it, nor fail with it.
+            shop.tidy()
+        except TlserveError:
+            log.exception("the bottleneck cache could not be compacted")
 
     def _export(self, job: ExportJob, shop: Workshop) -> None:
         path, error = "", None
@@ -105,8 +116,29 @@ class Trainer:
     def _list_backbones(self, job: ListBackbonesJob, shop: Workshop) -> None:
         shop.plugins.reload()
         entries = shop.plugins.catalogue()
-        self._layout.catalogue.write_text(json.dumps([asdict(entry) for entry in entries], indent=1))
+        replace_file(
+            self._layout.catalogue, json.dumps([asdict(entry) for entry in entries], indent=1).encode()
+        )
         self._channel.send(BackbonesListed(job.job_id, entries))
+
+    def _check_backbones(self, job: CheckBackbonesJob, shop: Workshop) -> None:
+        shop.plugins.reload()
+        checked = tuple(_checked(name, shop) for name in job.names)
+        self._channel.send(BackbonesChecked(job.job_id, checked))
+
+
+def _checked(name: str, shop: Workshop) -> BackboneEntry:
+    """What loading a backbone tells: enough to know that plugin and weights are there. Builds nothing."""
+    plugin = ""
+    try:
+        plugin = shop.plugins.plugin_of(name)
+        info = shop.plugins.load(name).info
+    except Exception as exc:
+        return BackboneEntry(name, plugin, error=_words(exc, f"the check of backbone {name!r}"))
+    size = (
+        f"{info.n_parameters / 1e6:.1f} million parameters, {info.image.width} x {info.image.height} pixels"
+    )
+    return BackboneEntry(name, plugin, f"{size}, {info.taps[-1].width} features; licence: {info.licence}")
 
 
 def _words(exc: Exception, doing: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,7 @@ from tlserve.release import VersionStore
 from tlserve.release.layout import StateLayout
 from tlserve.runtime import BackboneSession, BuildSpec, Device, choose_device, read_build_spec
 
+TIDY_EVERY_SECONDS = 900.0
 ONE_IMAGE_STREAM_PER_CORE = 1
 """Session threads for extraction: each core takes its own images all the way, which wastes nothing."""
 
@@ -39,6 +41,7 @@ class Workshop:
         self._threads = threads
         self._builds: dict[str, Path] = {}
         self._benches: dict[str, Bench] = {}
+        self._tidied_at = time.monotonic()
 
     def close(self) -> None:
         """Close every cache and session."""
@@ -67,6 +70,20 @@ class Workshop:
             )
         return self._builds[backbone]
 
+    def has_build(self, backbone: str) -> bool:
+        """Whether `build` would only look it up: it was made, or found, by this process."""
+        return backbone in self._builds
+
+    def tidy(self) -> None:
+        """Give back the space of cached rows that no image needs any more; seldom, as it reads them all."""
+        now = time.monotonic()
+        if now - self._tidied_at < TIDY_EVERY_SECONDS:
+            return
+        self._tidied_at = now
+        wanted = self.catalog.digests()
+        for bench in self._benches.values():
+            bench.store.compact(wanted)
+
     def spec(self, digest: str) -> BuildSpec:
         return read_build_spec(self.layout.backbones / digest)
 
@@ -83,10 +100,13 @@ class Workshop:
         """Bring the model's Triton folder in line with LIVE."""
         from tlserve.release.export import write_triton  # needs onnx, and only exports do
 
-        numbers = sorted({live, *pinned})
+        here = self.versions.versions(model)
+        numbers = sorted({live, *(number for number in pinned if number in here)})
         versions = [self.versions.load(model, number) for number in numbers]
         folders = {v.manifest.build: self.layout.backbones / v.manifest.build for v in versions}
-        return write_triton(versions, folders, self.layout.triton, live=live, pinned=tuple(pinned))
+        return write_triton(
+            versions, folders, self.layout.triton, live=live, pinned=tuple(n for n in numbers if n != live)
+        )
 
     def export_file(self, model: str, version: int, out: Path) -> None:
         """Write the whole graph of one version to `out`."""

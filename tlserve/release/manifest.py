@@ -45,6 +45,10 @@ class Draft:
     """Seconds spent in each phase of the pass."""
     noticed_at: float | None = None
     """Unix time of the first change behind the pass."""
+    judged_against: int | None = None
+    """The version that was live when the judge spoke; None for a first version."""
+    recipe: Mapping[str, float] = field(default_factory=dict)
+    """The settings that training and judging depended on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,8 @@ class Manifest:
     head_sha256: str
     timeline: dict[str, float]
     noticed_at: float | None
+    judged_against: int | None = None
+    recipe: dict[str, float] = field(default_factory=dict)
 
     @property
     def created_iso(self) -> str:
@@ -135,6 +141,8 @@ def manifest_of(model: str, version: int, draft: Draft, head: Head, head_sha256:
         head_sha256=head_sha256,
         timeline=dict(draft.timeline),
         noticed_at=draft.noticed_at,
+        judged_against=draft.judged_against,
+        recipe=dict(draft.recipe),
     )
 
 
@@ -169,7 +177,8 @@ _TYPES: dict[type | tuple[type, ...], tuple[str, ...]] = {
     int: ("version", "n_images"),
     (int, float): ("created",),
     (int, float, type(None)): ("accuracy", "accuracy_low", "accuracy_high", "noticed_at"),
-    dict: ("counts", "timeline"),
+    (int, type(None)): ("judged_against",),
+    dict: ("counts", "timeline", "recipe"),
 }
 _VERDICTS: tuple[Literal["promote", "hold"], ...] = ("promote", "hold")
 

@@ -174,7 +174,9 @@ class Backend(Protocol):
         """False for a model that is unknown or not trained; never raises for those."""
         ...
 
-    def served_model(self, model: str, version: str) -> ServedModelInfo: ...
+    async def served_model(self, model: str, version: str) -> ServedModelInfo:
+        """Facts about a version that can be asked for, loading it first where it has to be."""
+        ...
 
     def statistics(self, model: str, version: str) -> Sequence[ModelStatistics]:
         """Of one model, or of all when `model` is empty."""

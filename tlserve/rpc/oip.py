@@ -54,11 +54,11 @@ class InferenceServicer:
         self, request: oip.ModelMetadataRequest, _: float | None
     ) -> oip.ModelMetadataResponse:
         name = model_name(request.name)
-        return describe.metadata(self._backend.served_model(name, version_name(name, request.version)))
+        return describe.metadata(await self._backend.served_model(name, version_name(name, request.version)))
 
     async def model_config(self, request: oip.ModelConfigRequest, _: float | None) -> oip.ModelConfigResponse:
         name = model_name(request.name)
-        served = self._backend.served_model(name, version_name(name, request.version))
+        served = await self._backend.served_model(name, version_name(name, request.version))
         return oip.ModelConfigResponse(config=describe.config(served))
 
     async def model_statistics(

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 from tlserve.core.errors import TrainerFailed
 from tlserve.core.messages import (
+    BackbonesChecked,
     BackbonesListed,
     Cancel,
     Event,
@@ -30,7 +31,7 @@ log = logging.getLogger("tlserve.trainer")
 LONGEST_LINE_BYTES = 64 * 2**20
 STDERR_LINES_KEPT = 12
 
-LastEvent = PassDone | Exported | BackbonesListed
+LastEvent = PassDone | Exported | BackbonesListed | BackbonesChecked
 """What ends a job."""
 
 
@@ -74,15 +75,7 @@ class TrainerKeeper:
             self.restarts += 1
         self._ready.clear()
         self._last_words.clear()
-        self._process = process = await asyncio.create_subprocess_exec(
-            *self._command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            limit=LONGEST_LINE_BYTES,
-            # Its own group: Ctrl-C in a terminal reaches the daemon, which then stops the trainer in order.
-            start_new_session=True,
-        )
+        self._process = process = await self._spawn()
         self._readers = [
             asyncio.create_task(self._read_events(process), name="trainer events"),
             asyncio.create_task(self._read_log(process), name="trainer log"),
@@ -97,6 +90,20 @@ class TrainerKeeper:
         if not self._ready.is_set():
             await self._readers[1]
             raise TrainerFailed(f"the trainer did not start: {self._obituary(process)}")
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
+        try:
+            return await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                limit=LONGEST_LINE_BYTES,
+                # Its own group: Ctrl-C in a terminal reaches the daemon, which stops the trainer in order.
+                start_new_session=True,
+            )
+        except OSError as exc:
+            raise TrainerFailed(f"the trainer cannot be started: {exc.strerror}") from exc
 
     async def run(self, job: Job) -> LastEvent:
         """Give the trainer one job and wait for its end. Raises TrainerFailed when the process dies."""

@@ -22,7 +22,9 @@ log = logging.getLogger("tlserve.schedule")
 FIRST_RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 300.0
 RECONCILE_REST_FACTOR = 50
-"""The folders rest for this many times as long as the last look at them took."""
+"""The folders rest for this many times as long as the last look at them took..."""
+LONGEST_REST_SECONDS = 3600.0
+"""...but never longer than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +66,8 @@ class Watches(Protocol):
 class Scheduler:
     """Hands the trainer one job at a time.
 
-    make_job: turns a request into a job (reads the model's settings; may raise SettingsError).
-    models: the models to look at in a routine reconcile.
+    make_job: turns a request into a job (reads the model's settings; may raise SettingsError); on a thread.
+    models: the models to look at in a routine reconcile; on a thread.
     """
 
     def __init__(
@@ -86,10 +88,11 @@ class Scheduler:
         self._first_retry_seconds = first_retry_seconds
         self._waiting: dict[str, PassRequest] = {}
         self._errands: list[tuple[Job, asyncio.Future[LastEvent]]] = []
+        self._errand_was_last = False
         self._failures: dict[str, int] = {}
-        self._retries: dict[str, asyncio.TimerHandle] = {}
+        self._paused: dict[str, tuple[PassRequest, asyncio.TimerHandle]] = {}
         self._wake = asyncio.Event()
-        self._last_look_seconds = 0.0
+        self._look_seconds = 0.0
 
     def changed(self, model: str, noticed_at: float) -> None:
         """The model's folder changed and is quiet now."""
@@ -106,15 +109,15 @@ class Scheduler:
         self._queue(PassRequest(_new_id(), model))
 
     async def errand(self, job: Job) -> LastEvent:
-        """Run a job that is no pass (an export, a listing) before the waiting passes."""
+        """Run a job that is no pass (an export, a listing), before or between the waiting passes."""
         done: asyncio.Future[LastEvent] = asyncio.get_running_loop().create_future()
         self._errands.append((job, done))
         self._wake.set()
         return await done
 
     def looked(self, seconds: float) -> None:
-        """A reconcile took this long; the next routine one waits in proportion."""
-        self._last_look_seconds += seconds
+        """A look at an unchanged folder took this long; the next round of looks waits in proportion."""
+        self._look_seconds += seconds
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -127,16 +130,19 @@ class Scheduler:
                     await self._next()
         finally:
             routine.cancel()
-            for retry in self._retries.values():
+            for _, retry in self._paused.values():
                 retry.cancel()
             for _, done in self._errands:
                 done.cancel()
 
     async def _next(self) -> None:
-        if self._errands:
+        urgent = [model for model, request in self._waiting.items() if request.noticed_at is not None]
+        # Errands go first, but not all of them before a fresh drop: then they take turns.
+        self._errand_was_last = bool(self._errands) and not (urgent and self._errand_was_last)
+        if self._errand_was_last:
             await self._run_errand(*self._errands.pop(0))
             return
-        model = next(iter(self._waiting))
+        model = next(iter(urgent or self._waiting))
         await self._run_pass(self._waiting.pop(model))
 
     async def _run_errand(self, job: Job, done: asyncio.Future[LastEvent]) -> None:
@@ -144,7 +150,7 @@ class Scheduler:
             return
         try:
             result = await self._trainer.run(job)
-        except TlserveError as exc:
+        except Exception as exc:
             if not done.cancelled():
                 done.set_exception(exc)
         else:
@@ -156,11 +162,16 @@ class Scheduler:
         # Asked for while an earlier pass of this model ran, it could not be shown as queued then.
         self._watcher.pass_queued(request.model)
         try:
-            job = self._make_job(request)
+            job = await asyncio.to_thread(self._make_job, request)
             done = await self._trainer.run(job)
             assert isinstance(done, PassDone)
         except TlserveError as exc:
             done = PassDone(request.job_id, request.model, "failed", str(exc), retryable=exc.retryable)
+        except Exception as exc:
+            log.exception("model %r: the pass could not be run", request.model)
+            done = PassDone(
+                request.job_id, request.model, "failed", f"unexpected error: {exc!r}", retryable=True
+            )
         if job is None:
             job = PassJob(request.job_id, request.model, "", recipe=None)  # type: ignore[arg-type]
         if done.outcome == "failed" and done.retryable:
@@ -169,36 +180,58 @@ class Scheduler:
             self._failures.pop(request.model, None)
         try:
             await self._watcher.pass_ended(job, done)
-        except TlserveError as exc:
-            log.error("model %r: %s", request.model, exc)
+        except Exception:
+            # One model's trouble must not end the work for all others.
+            log.exception("model %r: what the pass ended with could not be acted on", request.model)
 
     def _queue(self, request: PassRequest) -> PassRequest:
-        waiting = self._waiting.get(request.model)
-        joined = waiting.joined(request) if waiting else request
-        self._waiting[request.model] = joined
-        if retry := self._retries.pop(request.model, None):
+        model = request.model
+        if model in self._paused:
+            failed, retry = self._paused[model]
+            if not request.force and request.noticed_at is None:
+                # A routine look is no reason to hurry a pass that keeps failing.
+                return failed
             retry.cancel()
-        self._watcher.pass_queued(request.model)
+            del self._paused[model]
+            request = failed.joined(request)
+        if model in self._waiting:
+            request = self._waiting[model].joined(request)
+        self._waiting[model] = request
+        self._watcher.pass_queued(model)
         self._wake.set()
-        return joined
+        return request
+
+    def _unpause(self, model: str) -> None:
+        request, _ = self._paused.pop(model)
+        self._queue(request)
 
     def _retry_later(self, request: PassRequest) -> None:
+        if newer := self._waiting.pop(request.model, None):
+            request = request.joined(newer)
         failures = self._failures.get(request.model, 0)
         self._failures[request.model] = failures + 1
         pause = min(self._first_retry_seconds * 2**failures, LONGEST_RETRY_SECONDS)
         log.warning("model %r: trying again in %.0f s", request.model, pause)
         # The same job id: if the dead trainer had published already, the retry finds that version.
-        self._retries[request.model] = asyncio.get_running_loop().call_later(pause, self._queue, request)
+        timer = asyncio.get_running_loop().call_later(pause, self._unpause, request.model)
+        self._paused[request.model] = request, timer
 
     async def _look_routinely(self) -> None:
+        clock = asyncio.get_running_loop().time
         while True:
-            self._last_look_seconds = 0.0
-            for model in self._models():
-                self.look(model)
-            await asyncio.sleep(self._reconcile_seconds)
-            # Busy models make a look long; give the machine its rest before the next one.
-            rest = RECONCILE_REST_FACTOR * self._last_look_seconds - self._reconcile_seconds
-            await asyncio.sleep(max(0.0, rest))
+            self._look_seconds, began = 0.0, clock()
+            try:
+                for model in await asyncio.to_thread(self._models):
+                    self.look(model)
+            except Exception:
+                log.exception("the watched folders could not be listed; trying again later")
+            while (rest := began + self._rest_seconds() - clock()) > 0:  # noqa: ASYNC110
+                # Looks of this round may still be under way and make its rest longer.
+                await asyncio.sleep(min(rest, self._reconcile_seconds))
+
+    def _rest_seconds(self) -> float:
+        proportion = min(RECONCILE_REST_FACTOR * self._look_seconds, LONGEST_REST_SECONDS)
+        return max(self._reconcile_seconds, proportion)
 
 
 def _new_id() -> str:

@@ -126,6 +126,10 @@ class InferencePool:
         """Models that answer now."""
         return self._registry.models()
 
+    def serves(self, model: str) -> bool:
+        """Whether `model` answers now."""
+        return self._registry.serves(model)
+
     def versions(self, model: str) -> tuple[int, ...]:
         """Numbers of the versions of `model` that are loaded now, ascending."""
         return tuple(served.number for served in self._registry.loaded(model))

@@ -41,6 +41,10 @@ class VersionRegistry:
         """Models with a live version, sorted."""
         return tuple(sorted(name for name, model in self._models.items() if model.live is not None))
 
+    def serves(self, model: str) -> bool:
+        entry = self._models.get(model)
+        return entry is not None and entry.live is not None
+
     def loaded(self, model: str = "") -> tuple[ServedVersion, ...]:
         """Loaded versions (retiring ones that are still leased included), by model and number."""
         here = (served for served in self._in_use if not model or served.model == model)
@@ -77,6 +81,10 @@ class VersionRegistry:
     async def load(self, version: ServableVersion) -> ServedVersion:
         """Loaded and held for the caller, who gives it to `swap` or `discard`. Raises NotLoaded."""
         key = version.model, version.number
+        here = self._loaded.get(key)
+        if here is not None and here.version.created != version.created:
+            # The number was given anew, after its files were deleted: leases on the old one finish.
+            self._loaded.pop(key).release()
         self._wanted[key] += 1
         try:
             return await self._get(key, version)
