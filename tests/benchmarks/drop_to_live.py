@@ -51,7 +51,7 @@ def _drop(client: Client, source: Path, target: Path, start: int) -> float:
     while True:
         line = client.versions("flowers")[-1]
         if line.version > newest:
-            if line.state != "live":
+            if line.state == "held":
                 # Judged worse: the answer to this drop is that decision.
                 print(f"  version {line.version} was {line.state}: {line.reason}")
                 return time.perf_counter() - dropped

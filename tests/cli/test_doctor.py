@@ -12,7 +12,7 @@ import pytest
 
 from tests.cli.conftest import Colours, run
 from tests.flow.daemon_process import draw_shapes
-from tlserve.cli.doctor import daemon, folders, machine
+from tlserve.cli.doctor import backbones, daemon, folders, machine
 from tlserve.cli.doctor.check import Check, Status, fail, ok
 from tlserve.cli.doctor.check import run as run_group
 from tlserve.settings import Settings, load_settings
@@ -100,8 +100,8 @@ def test_this_installation_is_complete() -> None:
     assert [check for check in checks if check.status is Status.FAIL] == []
 
 
-def test_a_running_daemon_is_found_with_its_models(colours: Colours) -> None:
-    found = statuses(daemon.check_daemon(colours.address))
+def test_a_running_daemon_is_found_with_its_models(colours: Colours, settings: Settings) -> None:
+    found = statuses(daemon.check_daemon(colours.address, settings))
     assert found["daemon"] is Status.OK
     assert found["served model colours"] is Status.OK
     assert found["served model empty"] is Status.WARN
@@ -109,12 +109,70 @@ def test_a_running_daemon_is_found_with_its_models(colours: Colours) -> None:
 
 
 def test_no_daemon_is_a_warning_and_another_program_on_its_port_a_failure() -> None:
+    settings = load_settings({"grpc": "127.0.0.1:0", "http": "", "metrics": ""})
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = f"127.0.0.1:{other.getsockname()[1]}"
-        (found,) = daemon.check_daemon(taken)
+        (found,) = daemon.check_daemon(taken, settings)
         assert found.status is Status.FAIL
-    (found,) = daemon.check_daemon(taken)
-    assert found.status is Status.WARN
+    assert statuses(daemon.check_daemon(taken, settings)) == {"daemon": Status.WARN, "grpc port": Status.OK}
+
+
+def test_a_daemon_is_looked_for_where_the_settings_say(colours: Colours, tmp_path: Path) -> None:
+    config = tmp_path / "tlserve.toml"
+    config.write_text(f'watch = "{tmp_path}"\ngrpc = "{colours.address}"\n')
+    result = run("doctor", "--config", config, "--json")
+    checks = {one["name"]: one for one in json.loads(result.stdout)}
+    assert checks["daemon"]["status"] == "ok"
+    assert "grpc port" not in checks
+
+
+def test_a_port_that_cannot_be_bound_is_named_with_the_flag_that_chooses_another() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        settings = load_settings({"grpc": taken, "http": taken, "metrics": "no.such.host.invalid:0"})
+        found = {check.name: check for check in daemon.check_ports(settings)}
+        assert {check.status for check in found.values()} == {Status.FAIL}
+        assert "in use" in found["grpc port"].found
+        assert "--http" in found["http port"].advice
+        assert "no.such.host.invalid" in found["metrics port"].found
+    assert statuses(daemon.check_ports(load_settings({"grpc": taken, "http": taken, "metrics": ""}))) == {
+        "grpc port": Status.OK,
+        "http port": Status.OK,
+    }
+
+
+def test_wanted_backbones_are_loaded_and_what_is_wrong_with_one_says_who_wants_it(
+    settings: Settings, tmp_path: Path
+) -> None:
+    plugins = tmp_path / "plugins"
+    plugins.mkdir()
+    (plugins / "crooked.py").write_text("PLUGIN = 1 / 0\n")
+    (plugins / "unused.py").write_text("import no_such_module\n")
+    for model, toml in {
+        "flowers": f'backbone = "onnx:{tmp_path}/x.onnx"',
+        "ants": 'backbone = "crooked"',
+        "bees": 'backbone = "crooked"',
+        "usual": "",
+        "torn": "backbone = ",
+    }.items():
+        (settings.watch / model).mkdir()
+        (settings.watch / model / "model.toml").write_text(toml)
+    here = load_settings({"watch": settings.watch, "plugin_folders": (plugins,)})
+    found = {check.name: check for check in backbones.check_backbones(here)}
+    assert {name: check.status for name, check in found.items()} == {
+        "settings of torn": Status.FAIL,
+        "plugin unused": Status.WARN,
+        "backbones": Status.OK,
+        "backbone nano": Status.OK,
+        f"backbone onnx:{tmp_path}/x.onnx": Status.FAIL,
+        "backbone crooked": Status.FAIL,
+    }
+    assert "1.0 million parameters" in found["backbone nano"].found
+    assert "x.onnx" in found[f"backbone onnx:{tmp_path}/x.onnx"].found
+    assert str(settings.watch / "flowers" / "model.toml") in found[f"backbone onnx:{tmp_path}/x.onnx"].advice
+    assert "ZeroDivisionError" in found["backbone crooked"].found
+    assert "ants" in found["backbone crooked"].advice
+    assert "bees" in found["backbone crooked"].advice
 
 
 def test_the_whole_round_is_json_on_stdout_and_nothing_else(tmp_path: Path) -> None:
@@ -137,7 +195,10 @@ def test_a_state_folder_that_cannot_be_written_fails(tmp_path: Path, mountinfo: 
 
 
 def test_the_exit_code_is_1_when_anything_fails(tmp_path: Path) -> None:
-    result = run("doctor", "--watch", tmp_path, "--backbone", "nosuch", "--address", "127.0.0.1:1")
+    result = run(
+        "doctor", "--watch", tmp_path, "--backbone", "onnx:/nowhere/x.onnx", "--address", "127.0.0.1:1"
+    )
     assert result.exit_code == 1
-    assert "no plugin offers 'nosuch'" in result.stdout
+    assert "/nowhere/x.onnx" in result.stdout
+    assert "to mend first" in result.stdout
     assert fail("a", "b", "c").status == "fail"

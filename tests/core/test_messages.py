@@ -11,8 +11,10 @@ from tlserve.core.judge import Policy
 from tlserve.core.lifecycle import Phase, Promotion
 from tlserve.core.messages import (
     BackboneEntry,
+    BackbonesChecked,
     BackbonesListed,
     Cancel,
+    CheckBackbonesJob,
     Exported,
     ExportFileJob,
     ExportJob,
@@ -44,14 +46,16 @@ FULL = [
     ExportJob("job", "flowers", 3, (1, 2)),
     ExportFileJob("job", "flowers", 3, "/tmp/x.onnx"),
     ListBackbonesJob("job"),
+    CheckBackbonesJob("job", ("nano", "onnx:Gänse.onnx")),
     Cancel("job"),
     TrainerReady(7),
     Progress("job", "flowers", Phase.EXTRACTING, 1, 2, 3.5, None, "note"),
     SnapshotTaken("job", "flowers", "id", 5, {"ü": 3}, 1, (ProblemNote("a", "b", "c"),), 4, 0.5),
     ImagesPassed("job", "flowers", "nano", 5, 1),
-    PassDone("job", "flowers", "published", "reason", 4, True, False, {"training": 0.5}),
+    PassDone("job", "flowers", "published", "reason", 4, True, 3, False, {"training": 0.5}),
     Exported("job", "flowers", 4, "/x", None),
     BackbonesListed("job", (BackboneEntry("nano", "nano"), BackboneEntry("x", "y", "z", "broken"))),
+    BackbonesChecked("job", (BackboneEntry("nano", "nano", "small"), BackboneEntry("x", "y", "", "broken"))),
 ]
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import subprocess
 import sys
+import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import tritonclient.grpc as triton
@@ -18,6 +22,8 @@ from tests.flow.daemon_process import DaemonProcess, ask, draw_shapes, running, 
 from tlserve.client import Client
 from tlserve.core.errors import InvalidRequest, NotFound, NotReady
 
+GIVE_UP_SECONDS = 60.0
+
 
 def trainer_of(daemon: DaemonProcess) -> psutil.Process | None:
     assert daemon.process is not None
@@ -25,6 +31,25 @@ def trainer_of(daemon: DaemonProcess) -> psutil.Process | None:
         if "tlserve.pipeline" in " ".join(child.cmdline()):
             return child
     return None
+
+
+def huge_png(side: int) -> bytes:
+    """A sound black PNG of side x side pixels: a few kilobytes that want 3 * side * side bytes as RGB."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    one_bit_grey = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    rows = zlib.compress(bytes(side * (1 + (side + 7) // 8)), 9)
+    return b"".join(
+        (b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", one_bit_grey), chunk(b"IDAT", rows), chunk(b"IEND", b""))
+    )
+
+
+def tensor(name: str, value: np.ndarray, datatype: str) -> triton.InferInput:
+    made = triton.InferInput(name, list(value.shape), datatype)
+    made.set_data_from_numpy(value)
+    return made
 
 
 def test_bad_files_are_named_and_the_rest_goes_live(
@@ -92,6 +117,19 @@ def test_a_second_daemon_on_the_same_state_is_refused_by_name(
         assert "in use by tlserve serve" in refused.stderr
         assert "Traceback" not in refused.stderr
 
+        assert daemon.process is not None
+        command = [sys.executable, "-m", "tlserve", "serve", "--watch", str(daemon.watch)]
+        command += ["--state", str(daemon.state), "--grpc", "127.0.0.1:0"]
+        quiet = {**os.environ, "TLSERVE_HTTP": "", "TLSERVE_METRICS": ""}
+        second = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=quiet, timeout=GIVE_UP_SECONDS
+        )
+        assert second.returncode == 1
+        assert f"in use by tlserve serve (process {daemon.process.pid})" in second.stderr
+        assert "Traceback" not in second.stderr
+        with Client(daemon.address) as client:
+            assert client.ready()
+
 
 def test_a_backbone_that_is_not_there_is_named_and_nothing_else_breaks(
     shapes: Path, make_daemon: Callable[..., DaemonProcess]
@@ -131,6 +169,61 @@ def test_hostile_requests_get_their_status_and_the_server_stays_up(
             with pytest.raises(InferenceServerException, match="NOT_FOUND"):
                 ask(outside, "shapes", good, "77")
             assert version_of(ask(outside, "shapes", good)) == 1
+
+
+def test_requests_of_the_wrong_size_or_kind_are_refused_quickly_and_the_server_stays_up(
+    shapes: Path, make_daemon: Callable[..., DaemonProcess]
+) -> None:
+    bomb = huge_png(10_000)
+    assert len(bomb) < 20_000
+    good = sorted((shapes / "disc").iterdir())[0].read_bytes()
+    pixels = np.zeros((1, 8, 8, 3), dtype=np.uint8)
+    image = tensor("image", np.array([good], dtype=np.object_), "BYTES")
+    wrong: list[tuple[list[triton.InferInput], str]] = [
+        ([], "0 inputs; give exactly one"),
+        ([image, tensor("pixels", pixels, "UINT8")], "2 inputs; give exactly one"),
+        ([tensor("pixels", pixels.astype(np.float32), "FP32")], "datatype UINT8, not 'FP32'"),
+        ([tensor("image", pixels, "UINT8")], "datatype BYTES, not 'UINT8'"),
+    ]
+    daemon = make_daemon("nano")
+    with running(daemon), Client(daemon.address) as client:
+        wait_until(lambda: client.model("shapes").live == 1, "the first version")
+        with triton.InferenceServerClient(daemon.address) as outside:
+            began = time.monotonic()
+            with pytest.raises(InferenceServerException, match=r"INVALID_ARGUMENT.*max_pixels"):
+                ask(outside, "shapes", bomb)
+            assert time.monotonic() - began < 2.0
+            for inputs, words in wrong:
+                with pytest.raises(InferenceServerException, match=rf"INVALID_ARGUMENT.*{words}"):
+                    outside.infer("shapes", inputs)
+            with pytest.raises(InferenceServerException, match="RESOURCE_EXHAUSTED"):
+                ask(outside, "shapes", bytes(65 * 2**20))
+            assert version_of(ask(outside, "shapes", good)) == 1
+        with pytest.raises(InvalidRequest, match="send fewer images"):
+            client.classify("shapes", [bytes(65 * 2**20)])
+        (shapes / "disc" / "bomb.png").write_bytes(bomb)
+        wait_until(lambda: client.model("shapes").n_problems == 1, "the huge file was seen")
+        assert "max_pixels" in client.model("shapes").problems[0][2]
+
+
+def test_an_old_version_answers_by_its_number(
+    shapes: Path, make_daemon: Callable[..., DaemonProcess]
+) -> None:
+    image = sorted((shapes / "disc").iterdir())[0].read_bytes()
+    daemon = make_daemon("nano")
+    with running(daemon), Client(daemon.address) as client:
+        wait_until(lambda: client.model("shapes").live == 1, "the first version")
+        for number in (2, 3):
+            client.retrain("shapes")
+            wait_until(lambda: len(client.versions("shapes")) == number, "a retrain")  # noqa: B023
+            client.promote("shapes", str(number))
+        now = client.model("shapes")
+        assert (now.live, now.previous) == (3, 2)
+        assert client.classify("shapes", [image], version="1")[0].version == 1
+        assert client.classify("shapes", [image])[0].version == 3
+        with triton.InferenceServerClient(daemon.address) as outside:
+            assert version_of(ask(outside, "shapes", image, "1")) == 1
+            assert version_of(ask(outside, "shapes", image, "previous")) == 2
 
 
 def test_no_torch_in_the_running_daemon(shapes: Path, make_daemon: Callable[..., DaemonProcess]) -> None:

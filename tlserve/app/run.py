@@ -1,4 +1,4 @@
-"""Ways to run tlserve from a command: the daemon until a signal, one pass, one listing."""
+"""Ways to run tlserve from a command: the daemon until a signal, one pass, one look at the backbones."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import asyncio
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tlserve.app.board import Board
 from tlserve.app.daemon import Started, run_until_signalled, trainer_command
 from tlserve.app.lock import StateLock
-from tlserve.core.errors import TlserveError
 from tlserve.core.messages import (
     BackboneEntry,
+    BackbonesChecked,
     BackbonesListed,
+    CheckBackbonesJob,
     Event,
     ExportJob,
     ListBackbonesJob,
@@ -45,6 +46,16 @@ class TrainOutcome:
     """The version that is live in the state directory now."""
 
 
+@dataclass(frozen=True, slots=True)
+class BackboneSurvey:
+    """What `survey_backbones_once` found; an entry with an `error` is of no use."""
+
+    offered: tuple[BackboneEntry, ...]
+    """All that the installed plugins offer."""
+    checked: tuple[BackboneEntry, ...]
+    """The backbones that were asked about, each loaded with its weights; in that order."""
+
+
 def serve(settings: Settings, on_started: Callable[[Started], None] | None = None) -> int:
     """Run the daemon until SIGINT or SIGTERM; returns the exit code.
 
@@ -63,12 +74,13 @@ def train_once(settings: Settings, folder: Path, on_event: Tell | None = None) -
     return asyncio.run(_train(settings, folder.absolute(), on_event or (lambda event: None)))
 
 
-def list_backbones_once(settings: Settings) -> tuple[BackboneEntry, ...]:
-    """What the installed plugins offer, asked of a trainer that is started for it and ends with it.
+def survey_backbones_once(settings: Settings, names: Sequence[str]) -> BackboneSurvey:
+    """What the installed plugins offer, and what loading the backbones `names` tells.
 
-    Needs no state directory of its own: a daemon may run meanwhile. Raises TrainerFailed.
+    Asked of a trainer that is started for it and ends with it; needs no state directory of its own, so
+    a daemon may run meanwhile. A plugin may download weights that it does not have yet. Raises TrainerFailed.
     """
-    return asyncio.run(_list_backbones(settings))
+    return asyncio.run(_survey_backbones(settings, tuple(names)))
 
 
 async def _train(settings: Settings, folder: Path, tell: Tell) -> TrainOutcome:
@@ -102,13 +114,14 @@ async def _train(settings: Settings, folder: Path, tell: Tell) -> TrainOutcome:
     return TrainOutcome(done, state.live)
 
 
-async def _list_backbones(settings: Settings) -> tuple[BackboneEntry, ...]:
+async def _survey_backbones(settings: Settings, names: tuple[str, ...]) -> BackboneSurvey:
     with tempfile.TemporaryDirectory(prefix="tlserve-") as state:
         keeper = TrainerKeeper(trainer_command(settings, Path(state), niceness=0), lambda event: None)
         try:
-            done = await keeper.run(ListBackbonesJob(uuid.uuid4().hex))
+            listed = await keeper.run(ListBackbonesJob(uuid.uuid4().hex))
+            checked = await keeper.run(CheckBackbonesJob(uuid.uuid4().hex, names))
         finally:
             await keeper.stop()
-    if not isinstance(done, BackbonesListed):
-        raise TlserveError(f"the trainer answered a listing with {type(done).__name__}")
-    return done.backbones
+    assert isinstance(listed, BackbonesListed)
+    assert isinstance(checked, BackbonesChecked)
+    return BackboneSurvey(listed.backbones, checked.backbones)

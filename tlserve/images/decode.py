@@ -76,7 +76,9 @@ class ImageDecoder:
             raise BadInput(f"pixels must be {wanted}, not {pixels.dtype} of shape {pixels.shape}")
         _, height, width, _ = pixels.shape
         if height * width > self.max_pixels:
-            raise BadInput(f"pictures of {width} x {height} pixels; at most {self.max_pixels:,} are allowed")
+            raise BadInput(
+                f"pictures of {width} x {height} pixels; at most {self.max_pixels:,} are allowed (max_pixels)"
+            )
         if (height, width) == (self.spec.height, self.spec.width):
             return pixels
         fitted = np.empty((len(pixels), self.spec.height, self.spec.width, 3), np.uint8)

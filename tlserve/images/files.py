@@ -53,7 +53,9 @@ def opened(data: bytes | memoryview, max_pixels: int) -> Iterator[Image.Image]:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
-                raise BadImage(f"too large: {width} x {height} pixels, at most {max_pixels:,} are allowed")
+                raise BadImage(
+                    f"too large: {width} x {height} pixels, at most {max_pixels:,} are allowed (max_pixels)"
+                )
             yield image
     except BadImage:
         raise

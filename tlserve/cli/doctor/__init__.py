@@ -1,12 +1,14 @@
 """`tlserve doctor`: is this machine fit for tlserve, and if not, what is to be done?
 
-It works without a running daemon and changes nothing.
+It works without a running daemon and changes nothing; only a plugin may download the weights of a wanted
+backbone, as it would for the first pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.text import Text
@@ -14,8 +16,7 @@ from rich.text import Text
 from tlserve.cli.doctor.check import Check, Status, run
 from tlserve.cli.failing import FAILED
 from tlserve.cli.options import (
-    DEFAULT_ADDRESS,
-    Address,
+    ADDRESS_OPTION,
     AsJson,
     BackboneName,
     ConfigFile,
@@ -34,12 +35,13 @@ def doctor(
     state: StateFolder = None,
     backbone: BackboneName = None,
     config: ConfigFile = None,
-    address: Address = DEFAULT_ADDRESS,
+    address: Annotated[str | None, ADDRESS_OPTION] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check this machine: libraries, GPU, folders, limits, plugins, a running daemon.
+    """Check this machine: libraries, GPU, folders, limits, ports, a running daemon, backbones.
 
-    Exit code 1 if anything fails.
+    A daemon is looked for at --address, else where the settings say that it listens. Exit code 1 if
+    anything fails.
     """
     flags = {"watch": watch, "state": state, "backbone": backbone}
     found = []
@@ -55,9 +57,9 @@ def doctor(
         raise typer.Exit(FAILED)
 
 
-def all_checks(flags: Mapping[str, object], config: Path | None, address: str) -> Iterator[Check]:
-    """Every finding, the quick ones first."""
-    from tlserve.cli.doctor import daemon, folders, machine
+def all_checks(flags: Mapping[str, object], config: Path | None, address: str | None) -> Iterator[Check]:
+    """Every finding, the quick ones first. address: of a running daemon; None: as the settings say."""
+    from tlserve.cli.doctor import backbones, daemon, folders, machine
     from tlserve.settings import load_settings
 
     settings = load_settings(flags, config)
@@ -68,8 +70,8 @@ def all_checks(flags: Mapping[str, object], config: Path | None, address: str) -
     yield from run("state folder", lambda: folders.check_state(settings, mountinfo))
     yield from run("watch folder", lambda: folders.check_watch(settings, mountinfo))
     yield from run("device", lambda: machine.check_accelerator(settings))
-    yield from run("daemon", lambda: daemon.check_daemon(address))
-    yield from run("backbones", lambda: machine.check_backbones(settings))
+    yield from run("daemon", lambda: daemon.check_daemon(address or settings.grpc, settings))
+    yield from run("backbones", lambda: backbones.check_backbones(settings))
 
 
 def check_line(check: Check) -> Text:

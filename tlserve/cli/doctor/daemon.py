@@ -1,4 +1,4 @@
-"""Checks of a running daemon, if there is one: does it answer, and what do its models do?"""
+"""Checks of a running daemon: does it answer, what do its models do? Without one: could it listen?"""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tlserve.cli.doctor.check import Check, fail, ok, warn
 from tlserve.core.errors import TlserveError
+from tlserve.settings import Settings
 
 if TYPE_CHECKING:
     from tlserve.rpc.backend import ModelSummary
@@ -16,12 +17,13 @@ ANSWER_SECONDS = 3.0
 PROBLEMS_SHOWN = 5
 
 
-def check_daemon(address: str) -> Iterator[Check]:
-    """No daemon is no failure; another program on its port is."""
+def check_daemon(address: str, settings: Settings) -> Iterator[Check]:
+    """No daemon is no failure; another program on one of its ports is."""
     from tlserve.client import Client
 
     if not is_open(address):
         yield warn("daemon", f"none at {address}", "start one with: tlserve serve --watch DIR --state DIR")
+        yield from check_ports(settings)
         return
     try:
         with Client(address, timeout_seconds=ANSWER_SECONDS) as client:
@@ -58,6 +60,38 @@ def check_model(model: ModelSummary) -> Iterator[Check]:
             f"{model.n_problems} problem(s): {shown}",
             "see: tlserve models --json",
         )
+
+
+def check_ports(settings: Settings) -> Iterator[Check]:
+    """Whether a daemon with these settings could listen on each of its addresses."""
+    for name in ("grpc", "http", "metrics"):
+        address: str = getattr(settings, name)
+        if not address:
+            continue
+        if problem := why_not_bound(address):
+            yield fail(
+                f"{name} port",
+                f"{address}: {problem}",
+                f"stop what has it, or choose another with --{name} HOST:PORT; if that is a tlserve, name "
+                "its gRPC address with --address",
+            )
+        else:
+            yield ok(f"{name} port", f"{address} is free")
+
+
+def why_not_bound(address: str) -> str:
+    """What keeps a server from listening there; empty when nothing does. Listens for a moment to know."""
+    host, _, port = address.rpartition(":")
+    try:
+        family, *_, place = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            # As servers do: connections of an earlier one that have yet to expire are not in the way.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(place)
+            probe.listen()
+            return ""
+    except OSError as exc:
+        return exc.strerror or str(exc)
 
 
 def is_open(address: str) -> bool:

@@ -1,4 +1,4 @@
-"""Checks of the machine and the installation: Python, libraries, accelerator, formats, inotify, plugins."""
+"""Checks of the machine and the installation: Python, libraries, accelerator, formats, inotify."""
 
 from __future__ import annotations
 
@@ -128,23 +128,3 @@ def check_accelerator(settings: Settings) -> Iterator[Check]:
 
     device = choose_device(settings.device)
     yield ok("device", device.describe())
-
-
-def check_backbones(settings: Settings) -> Iterator[Check]:
-    """Every plugin, loaded in a process of its own: a plugin that breaks must not break the doctor."""
-    from tlserve.app import list_backbones_once
-
-    entries = list_backbones_once(settings)
-    wanted = settings.backbone
-    names = {entry.name for entry in entries if not entry.error}
-    prefixes = {entry.plugin for entry in entries if not entry.error}
-    for entry in entries:
-        if entry.error:
-            harm = fail if wanted.split("/")[0].split(":")[0] in (entry.name, entry.plugin) else warn
-            yield harm(f"backbone {entry.name}", entry.error, f"mend or uninstall plugin {entry.plugin!r}")
-    if wanted in names:
-        yield ok("backbones", f"{len(names)} from {', '.join(sorted(prefixes))}; new models use {wanted}")
-    elif not any(wanted.startswith((f"{prefix}/", f"{prefix}:")) for prefix in prefixes):
-        yield fail("backbones", f"no plugin offers {wanted!r}", f"choose one of: {', '.join(sorted(names))}")
-    else:
-        yield ok("backbones", f"{len(names)} listed; new models use {wanted}")
