@@ -28,6 +28,20 @@ def test_a_lost_build_is_made_again_and_the_live_version_served(
         assert daemon.metric("tlserve_backbone_images_total") == 0
 
 
+def test_a_model_whose_folder_and_state_are_deleted_is_served_no_more(
+    shapes: Path, make_daemon: Callable[..., DaemonProcess], tmp_path: Path
+) -> None:
+    (tmp_path / "fast.toml").write_text("reconcile_seconds = 1\n")
+    daemon = make_daemon("nano", "--config", str(tmp_path / "fast.toml"))
+    with running(daemon), Client(daemon.address) as client:
+        wait_until(lambda: client.model("shapes").live == 1, "the first version")
+        wait_until(lambda: client.model("shapes").phase == "idle", "the pass ended")
+        shutil.rmtree(daemon.state / "models" / "shapes")
+        shutil.rmtree(shapes)
+        wait_until(lambda: client.models() == [], "the model was forgotten")
+        assert not client.ready("shapes")
+
+
 def test_pictures_added_through_the_api_are_written_beside_the_others_and_trained(
     shapes: Path, make_daemon: Callable[..., DaemonProcess], tmp_path: Path
 ) -> None:

@@ -325,8 +325,13 @@ class Daemon:
         self.folders = Folders(tuple(names), tuple(problems))
         # A model whose folder vanished is still looked at: that is how its disappearance is noticed.
         wanted = sorted({*names, *self.store.models()})
-        self._loop.call_soon_threadsafe(self.board.keep, wanted)
+        self._loop.call_soon_threadsafe(self._keep, wanted)
         return wanted
+
+    def _keep(self, models: Sequence[str]) -> None:
+        """Forget models of which neither the folder nor the state is left: somebody removed them for good."""
+        self.board.keep(models)
+        self.releases.keep(models)
 
     def _hinted(self, model: str) -> None:
         self.board.hinted(model)

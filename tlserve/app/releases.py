@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from tlserve.app.board import Board
 from tlserve.core.errors import BadInput, NotTrained, Superseded, TlserveError, UnknownVersion
@@ -91,6 +91,13 @@ class Releases:
     def models(self) -> list[str]:
         """Models with a LIVE state, served or not."""
         return sorted(self._states)
+
+    def keep(self, models: Collection[str]) -> None:
+        """Stop serving what is not among `models`; requests under way finish."""
+        for model in [m for m in self._states if m not in models]:
+            log.info("model %r is not served any more: its folder and its state are gone", model)
+            del self._states[model]
+            self._pool.forget(model)
 
     def state(self, model: str) -> LiveState:
         return self._states.get(model, LiveState())

@@ -93,10 +93,6 @@ class InferencePool:
 
     # -- versions
 
-    def expect(self, model: str, reason: str) -> None:
-        """The model exists, but until its first swap, asking for it raises NotTrained with this reason."""
-        self._registry.expect(model, reason)
-
     async def load(self, version: ServableVersion) -> ServedVersion:
         """Open (or share) its build, warm it up, fit the head: all before anybody can lease it.
 

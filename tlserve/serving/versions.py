@@ -16,7 +16,6 @@ from tlserve.serving.served import Key, ServedVersion
 class _Model:
     live: ServedVersion | None = None
     previous: int | None = None
-    reason: str = "no version has been published"
 
 
 class VersionRegistry:
@@ -64,7 +63,7 @@ class VersionRegistry:
             raise UnknownModel(model, self.models())
         if version in ("", "live"):
             if entry.live is None:
-                raise NotTrained(model, entry.reason)
+                raise NotTrained(model, "no version is live")
             return entry.live.key
         if version == "previous" and entry.previous is not None:
             return model, entry.previous
@@ -73,10 +72,6 @@ class VersionRegistry:
         return model, int(version)
 
     # -- what changes it
-
-    def expect(self, model: str, reason: str) -> None:
-        """A model exists; until its first swap, asking for it raises NotTrained with this reason."""
-        self._models.setdefault(model, _Model()).reason = reason
 
     async def load(self, version: ServableVersion) -> ServedVersion:
         """Loaded and held for the caller, who gives it to `swap` or `discard`. Raises NotLoaded."""
