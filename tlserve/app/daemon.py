@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import itertools
 import logging
 import shutil
-import signal
 import sys
-import uuid
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -20,14 +16,14 @@ from typing import Any
 from tlserve.app.backend import DaemonBackend
 from tlserve.app.board import Board
 from tlserve.app.events import EventHub
+from tlserve.app.exports import Exporter
+from tlserve.app.folders import WatchedFolders
 from tlserve.app.lock import StateLock
 from tlserve.app.releases import Releases, servable
-from tlserve.core.errors import SettingsError, StoreUnavailable, Superseded, TlserveError
-from tlserve.core.lifecycle import Promotion
+from tlserve.core.errors import StoreUnavailable, Superseded, TlserveError
 from tlserve.core.messages import (
     Event,
     Exported,
-    ExportJob,
     ImagesPassed,
     PassDone,
     PassJob,
@@ -36,8 +32,7 @@ from tlserve.core.messages import (
     SnapshotTaken,
     TrainerReady,
 )
-from tlserve.core.types import Problem
-from tlserve.ingest import FolderWatcher, model_folders
+from tlserve.ingest import FolderWatcher
 from tlserve.observe import Metrics, MetricsServer
 from tlserve.release import VersionStore
 from tlserve.release.layout import StateLayout
@@ -45,18 +40,15 @@ from tlserve.rpc.server import RpcServer
 from tlserve.runtime import Device, choose_device
 from tlserve.schedule import PassRequest, Scheduler, TrainerKeeper
 from tlserve.serving import InferencePool, PoolSettings, ServableVersion
-from tlserve.settings import ModelFile, Settings, load_model_file, recipe_for
+from tlserve.settings import Settings
 from tlserve.web import HealthServer
 
 log = logging.getLogger("tlserve.app")
 
 TRAINER_NICENESS = 10
-EXPORT_RETRY_SECONDS = (1.0, 5.0, 30.0, 300.0)
+TRAINER_GRACE_SECONDS = 5.0
 NOTICE_SECONDS = 0.5
 """Between "not ready" and the first refused call."""
-SAME_SIGNAL_SECONDS = 0.5
-"""Shells and supervisors send one signal to a process and again to its group: that is one request to stop."""
-TRAINER_GRACE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +64,6 @@ class Started:
     """Models that answer already."""
 
 
-@dataclass(frozen=True, slots=True)
-class Folders:
-    """What was directly under the watch root at the last look."""
-
-    models: tuple[str, ...] = ()
-    problems: tuple[Problem, ...] = ()
-    """Folders that cannot be models."""
-
-
 class Daemon:
     """One running tlserve. Use as `async with Daemon(settings) as daemon`."""
 
@@ -94,8 +77,7 @@ class Daemon:
         self.store = VersionStore(self.layout.models)
         self._stack = AsyncExitStack()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self.folders = Folders()
-        self._files: dict[str, ModelFile] = {}
+        self.folders = WatchedFolders(self.watch, settings)
         self._grpc_address = settings.grpc
         self._ready = False
 
@@ -126,7 +108,7 @@ class Daemon:
             self.board,
             self.metrics,
             export=self._export_later,
-            promotion=self.promotion,
+            promotion=lambda model: self.recipe(model).promotion,
             keep_versions=lambda model: self.recipe(model).keep_versions,
         )
         self.keeper = TrainerKeeper(trainer_command(settings, self.layout.root), self._heard)
@@ -137,6 +119,7 @@ class Daemon:
             models=self._look_around,
             reconcile_seconds=settings.reconcile_seconds,
         )
+        self.exporter = Exporter(self.layout, self.scheduler, self.releases.state)
         await asyncio.to_thread(self._look_around)
         await self.releases.restore()
         stack.push_async_callback(self.keeper.stop, TRAINER_GRACE_SECONDS)
@@ -303,8 +286,7 @@ class Daemon:
 
     def _make_job(self, request: PassRequest) -> PassJob:
         """On a thread: it reads model.toml. Raises SettingsError."""
-        file = load_model_file(self.watch / request.model)
-        self._files[request.model] = file
+        self.folders.read_settings(request.model)
         return PassJob(
             request.job_id,
             request.model,
@@ -316,15 +298,9 @@ class Daemon:
         )
 
     def _look_around(self) -> Sequence[str]:
-        """On a thread: list the watch root; returns the models to look at."""
-        names, problems = model_folders(self.watch, follow_symlinks=self.settings.follow_symlinks)
-        for name in names:
-            if name not in self._files:
-                with contextlib.suppress(SettingsError):  # its pass says what is wrong
-                    self._files[name] = load_model_file(self.watch / name)
-        self.folders = Folders(tuple(names), tuple(problems))
+        """On a thread: what is under the watch root now; returns the models to look at."""
         # A model whose folder vanished is still looked at: that is how its disappearance is noticed.
-        wanted = sorted({*names, *self.store.models()})
+        wanted = sorted({*self.folders.look().models, *self.store.models()})
         self._loop.call_soon_threadsafe(self._keep, wanted)
         return wanted
 
@@ -335,25 +311,12 @@ class Daemon:
 
     def _hinted(self, model: str) -> None:
         self.board.hinted(model)
-        if model not in self.folders.models:
+        if model not in self.folders.listing.models:
             self._spawn(asyncio.to_thread(self._look_around), "look at the watch root")
 
-    # -- what is set for a model, as last read: never a disk access
-
     def recipe(self, model: str) -> Recipe:
-        """How its next pass will train."""
-        file = self._files.get(model, ModelFile())
-        return recipe_for(self.settings, file, self.releases.state(model).promotion)
-
-    def promotion(self, model: str) -> Promotion:
-        """Who decides for this model now."""
-        return self.recipe(model).promotion
-
-    def unknown_threshold(self, model: str) -> float:
-        """Novelty above which an answer counts as unknown."""
-        file = self._files.get(model)
-        own = file.unknown_threshold if file else None
-        return self.settings.unknown_threshold if own is None else own
+        """How the model's next pass will train, as far as is known without touching the disk."""
+        return self.folders.recipe(model, self.releases.state(model).promotion)
 
     # -- small parts
 
@@ -364,22 +327,7 @@ class Daemon:
         return servable(self.store.load(model, number))
 
     def _export_later(self, model: str, live: int, pinned: tuple[int, ...]) -> None:
-        self._spawn(self._export(model, live, pinned), f"export of {model}")
-
-    async def _export(self, model: str, live: int, pinned: tuple[int, ...]) -> None:
-        """Try until it is done, or no longer wanted: the Triton repository must come to equal LIVE."""
-        for pause in itertools.chain(EXPORT_RETRY_SECONDS, itertools.repeat(EXPORT_RETRY_SECONDS[-1])):
-            state = self.releases.state(model)
-            if (state.live, state.pinned) != (live, pinned):
-                return
-            try:
-                done = await self.scheduler.errand(ExportJob(uuid.uuid4().hex, model, live, pinned))
-            except TlserveError as exc:
-                log.warning("model %r: version %d was not exported: %s", model, live, exc)
-            else:
-                if isinstance(done, Exported) and done.error is None:
-                    return
-            await asyncio.sleep(pause)
+        self._spawn(self.exporter.follow_live(model, live, pinned), f"export of {model}")
 
     def _pool_samples(self) -> Iterable[tuple[str, str, bool, float]]:
         totals = self.pool.totals()
@@ -398,29 +346,3 @@ def trainer_command(settings: Settings, state: Path, *, niceness: int = TRAINER_
     for folder in settings.plugin_folders:
         command += ["--plugin-folder", str(folder.absolute())]
     return command
-
-
-async def run_until_signalled(settings: Settings, on_started: Callable[[Started], None] | None) -> None:
-    """Run a daemon until SIGINT or SIGTERM, then stop it in order; a second signal ends it at once."""
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-
-    stopped_at = 0.0
-
-    def signalled(number: signal.Signals) -> None:
-        nonlocal stopped_at
-        if stop.is_set():
-            if loop.time() - stopped_at < SAME_SIGNAL_SECONDS:
-                return
-            log.warning("stopped by a second %s; requests in flight are lost", number.name)
-            raise SystemExit(128 + number)
-        log.info("%s: finishing what is in flight", number.name)
-        stopped_at = loop.time()
-        stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, functools.partial(signalled, number))
-    async with Daemon(settings) as daemon:
-        if on_started is not None:
-            on_started(daemon.started)
-        await stop.wait()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import logging
+import signal
 import tempfile
 import time
 import uuid
@@ -11,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlserve.app.board import Board
-from tlserve.app.daemon import Started, run_until_signalled, trainer_command
+from tlserve.app.daemon import Daemon, Started, trainer_command
 from tlserve.app.lock import StateLock
 from tlserve.core.messages import (
     BackboneEntry,
@@ -33,6 +36,11 @@ from tlserve.release.layout import StateLayout
 from tlserve.rpc.backend import ModelEvent
 from tlserve.schedule import TrainerKeeper
 from tlserve.settings import Settings, load_model_file, recipe_for
+
+log = logging.getLogger("tlserve.app")
+
+SAME_SIGNAL_SECONDS = 0.5
+"""Shells and supervisors send one signal to a process and again to its group: that is one request to stop."""
 
 Tell = Callable[[ModelEvent], None]
 
@@ -62,7 +70,7 @@ def serve(settings: Settings, on_started: Callable[[Started], None] | None = Non
     Raises OperatorError when it cannot start: a state directory in use, an address taken.
     """
     set_up_logging(settings.log_level)
-    asyncio.run(run_until_signalled(settings, on_started))
+    asyncio.run(_run_until_signalled(settings, on_started))
     return 0
 
 
@@ -81,6 +89,32 @@ def survey_backbones_once(settings: Settings, names: Sequence[str]) -> BackboneS
     a daemon may run meanwhile. A plugin may download weights that it does not have yet. Raises TrainerFailed.
     """
     return asyncio.run(_survey_backbones(settings, tuple(names)))
+
+
+async def _run_until_signalled(settings: Settings, on_started: Callable[[Started], None] | None) -> None:
+    """Run a daemon until SIGINT or SIGTERM, then stop it in order; a second signal ends it at once."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    stopped_at = 0.0
+
+    def signalled(number: signal.Signals) -> None:
+        nonlocal stopped_at
+        if stop.is_set():
+            if loop.time() - stopped_at < SAME_SIGNAL_SECONDS:
+                return
+            log.warning("stopped by a second %s; requests in flight are lost", number.name)
+            raise SystemExit(128 + number)
+        log.info("%s: finishing what is in flight", number.name)
+        stopped_at = loop.time()
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, functools.partial(signalled, number))
+    async with Daemon(settings) as daemon:
+        if on_started is not None:
+            on_started(daemon.started)
+        await stop.wait()
 
 
 async def _train(settings: Settings, folder: Path, tell: Tell) -> TrainOutcome:
