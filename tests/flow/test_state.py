@@ -55,7 +55,7 @@ def test_pictures_added_through_the_api_are_written_beside_the_others_and_traine
         added = client.add_images("shapes", "frame", pictures)
         assert [image.path for image in added] == [f"shapes/frame/{picture.name}" for picture in pictures]
         assert client.add_images("shapes", "frame", pictures[:1])[0].already_there
-        with pytest.raises(InvalidRequest):
+        with pytest.raises(InvalidRequest, match=r"broken\.png"):
             client.add_images("shapes", "frame", [broken])
         with pytest.raises(InvalidRequest):
             client.add_images("shapes", "../frame", pictures[:1])

@@ -61,9 +61,6 @@ for panel, commands in {
 
 def main() -> None:
     """The entry point of the `tlserve` command."""
-    # onnxruntime's wheels report to their maker from 1.29 on unless this is set before it loads; the daemon
-    # and the trainer inherit it. Nobody's image service should talk to anyone behind its owner's back.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     # What gRPC's core writes to stderr by itself (an address in use) comes as an error of ours as well.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     app(prog_name="tlserve")

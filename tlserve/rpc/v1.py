@@ -6,11 +6,11 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 
-from tlserve.core.errors import BadInput, InvalidRequest, QueueFull
+from tlserve.core.errors import BadImage, BadInput, InvalidRequest, QueueFull
 from tlserve.core.lifecycle import Promotion
 from tlserve.rpc import messages
 from tlserve.rpc._gen import tlserve_v1_pb2 as v1
-from tlserve.rpc.backend import Backend
+from tlserve.rpc.backend import AddedImage, Backend
 from tlserve.rpc.names import model_name, new_model_name, plain_name, version_name
 from tlserve.rpc.status import details_of
 from tlserve.rpc.streams import Shutdown, accepted, in_order, until_set
@@ -117,10 +117,14 @@ class TlserveServicer:
         label = plain_name(request.label, what="label")
         for image in request.images:
             plain_name(image.name, what="file name")
-        added = [
-            await self._backend.add_image(name, label, image.name, image.data) for image in request.images
-        ]
+        added = [await self._added(name, label, image) for image in request.images]
         return v1.AddImagesResponse(images=[messages.added_image(image) for image in added])
+
+    async def _added(self, model: str, label: str, image: v1.NewImage) -> AddedImage:
+        try:
+            return await self._backend.add_image(model, label, image.name, image.data)
+        except BadImage as exc:
+            raise BadImage(f"{image.name or 'an image without a name'}: {exc}") from exc
 
     async def list_backbones(
         self, request: v1.ListBackbonesRequest, _: float | None
