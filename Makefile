@@ -3,14 +3,33 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LOWEST ?= .venv-lowest
+PROTOBUF7 ?= .venv-protobuf7
 
-.PHONY: run test lint bench proto setup clean
+.PHONY: run test test-lowest test-protobuf7 lint bench proto setup clean
 
 run: setup
 	$(BIN)/tlserve demo $(ARGS)
 
 test: setup
 	$(BIN)/python -m pytest $(ARGS)
+
+# Our lower bounds. Newer tritonclients refuse to run on our oldest grpcio, and 2.71 runs but forbids it by its
+# metadata: hence --no-deps. Without grpcio-tools, the test of the generated code skips.
+test-lowest:
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --upgrade pip
+	$(LOWEST)/bin/python tests/lowest_versions.py > $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet --requirement $(LOWEST)/lowest.txt --editable .
+	$(LOWEST)/bin/python -m pip install --quiet --no-deps tritonclient==2.71.0 python-rapidjson
+	$(LOWEST)/bin/python -m pytest $(ARGS)
+
+# tritonclient holds protobuf at 6, so its tests skip here.
+test-protobuf7:
+	test -x $(PROTOBUF7)/bin/python || $(PYTHON) -m venv $(PROTOBUF7)
+	$(PROTOBUF7)/bin/python -m pip install --quiet --upgrade pip
+	$(PROTOBUF7)/bin/python -m pip install --quiet --editable . 'protobuf>=7' pytest pytest-asyncio pytest-timeout
+	$(PROTOBUF7)/bin/python -m pytest tests/rpc tests/client tests/release tests/runtime $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
@@ -34,4 +53,4 @@ $(STAMP): pyproject.toml
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(LOWEST) $(PROTOBUF7) build dist .mypy_cache .ruff_cache .pytest_cache
