@@ -54,6 +54,16 @@ def test_a_problem_is_told_once(board: Board, told: list[ModelEvent]) -> None:
     assert [event.message for event in told] == ["a/x.jpg: truncated"]
 
 
+def test_a_model_that_waits_says_so_once_and_without_its_name_twice(
+    board: Board, told: list[ModelEvent]
+) -> None:
+    for _ in range(3):
+        board.queued("m")
+        board.progressed(Progress("j", "m", Phase.SCANNING))
+        board.ended(PassDone("j", "m", "waiting", "model 'm': two classes are needed"))
+    assert [event.message for event in told] == ["two classes are needed"]
+
+
 def test_a_hint_does_not_hide_running_work(board: Board) -> None:
     board.queued("m")
     board.progressed(Progress("j", "m", Phase.SCANNING))

@@ -79,8 +79,8 @@ def test_models_that_cannot_be_trained_say_what_they_lack(
     daemon = make_daemon("nano")
     with running(daemon), Client(daemon.address) as client:
         wait_until(lambda: client.model("lonely").phase == "waiting", "the one-class model waits")
-        assert "at least 2 needed" in client.model("lonely").message
-        with pytest.raises(NotReady, match="at least 2 needed"):
+        assert "2 class folders" in client.model("lonely").message
+        with pytest.raises(NotReady, match="2 class folders"):
             client.classify("lonely", [sorted((shapes / "disc").iterdir())[0]])
         messages = {summary.model: summary.message for summary in client.models()}
         assert "rename the folder" in messages["bad name!"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.ingest.model_folder import Flowers, picture
 from tlserve.ingest.groups import NearDuplicates
 from tlserve.ingest.mounts import silent_mount
 from tlserve.ingest.names import model_touched
@@ -86,3 +87,10 @@ def test_a_flat_picture_is_like_no_other() -> None:
 def test_fingerprints_may_be_signed() -> None:
     near = NearDuplicates()
     assert near.group_of("a", 0xF0F0_F0F0_F0F0_F0F0 - (1 << 64)) == near.group_of("b", 0xF0F0_F0F0_F0F0_F0F0)
+
+
+def test_files_in_no_class_are_named(flowers: Flowers) -> None:
+    picture(flowers.folder / "loose.jpg", 901)
+    (flowers.folder / "model.toml").write_text("")
+    found = [problem for problem in flowers.reconcile().problems if problem.kind == "not_in_a_class"]
+    assert [problem.reason.split(",")[0] for problem in found] == ["1 file lies in the model's folder itself"]

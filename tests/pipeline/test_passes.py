@@ -121,7 +121,7 @@ def test_a_model_with_one_class_waits_and_says_what_it_lacks(stage: Stage) -> No
     shutil.rmtree(stage.folder / "bar")
     done = stage.run()
     assert done.outcome == "waiting"
-    assert "1 class folder" in done.reason
+    assert "1 found: disc" in done.reason
     assert "disc" in done.reason
 
 

@@ -50,6 +50,7 @@ class Board:
     def __init__(self, publish: Callable[[ModelEvent], None]) -> None:
         self._publish = publish
         self._models: dict[str, ModelNow] = {}
+        self._last_ends: dict[str, tuple[str, str]] = {}
 
     def now(self, model: str) -> ModelNow:
         return self._models.get(model) or ModelNow(model)
@@ -61,6 +62,7 @@ class Board:
         """Forget models that are neither on disk nor at work: a folder renamed soon after it was made."""
         for model in [m for m in self.known() if m not in models and self.now(m).phase not in _WORKING]:
             del self._models[model]
+            self._last_ends.pop(model, None)
 
     def hinted(self, model: str) -> None:
         """The watcher saw something change; shown only while nothing else goes on."""
@@ -98,7 +100,8 @@ class Board:
             n_problems=taken.n_problems,
         )
         if taken.files_opened:
-            classes = f"{len(taken.counts)} classes"
+            n_classes = len(taken.counts)
+            classes = f"{n_classes} class{'' if n_classes == 1 else 'es'}"
             self._tell(taken.model, "snapshot", f"{taken.n_images} usable images in {classes}")
         for kind, where, reason in problems:
             if (kind, where, reason) not in old.problems:
@@ -111,21 +114,20 @@ class Board:
         """A pass ended; "nothing changed" is not news."""
         old = self.now(done.model)
         phase = _OUTCOME_PHASES[done.outcome]
-        news = done.outcome not in ("unchanged", "published") and (old.message, old.phase) != (
-            done.reason,
-            phase,
-        )
+        reason = _without_name(done.model, done.reason)
+        last, self._last_ends[done.model] = self._last_ends.get(done.model), (done.outcome, reason)
+        news = done.outcome not in ("unchanged", "published") and last != (done.outcome, reason)
         self._update(
             done.model,
             phase=move(done.model, old.phase, phase),
-            message=done.reason,
+            message=reason,
             done=0,
             total=0,
             per_second=None,
             seconds_left=None,
         )
         if news:
-            self._tell(done.model, "phase", done.reason)
+            self._tell(done.model, "phase", reason)
 
     def said(self, model: str, kind: str, message: str, version: int | None = None) -> None:
         """Something happened that is neither progress nor the end of a pass."""
@@ -140,7 +142,8 @@ class Board:
 
     def _tell(self, model: str, kind: str, message: str, version: int | None = None) -> None:
         now = self.now(model)
-        level = logging.WARNING if kind == "problem" or now.phase is Phase.FAILED else logging.INFO
+        alarming = kind == "problem" or now.phase in (Phase.FAILED, Phase.WAITING)
+        level = logging.WARNING if alarming else logging.INFO
         log.log(logging.DEBUG if kind == "progress" else level, "%s: %s", model, message)
         self._publish(
             ModelEvent(
@@ -158,11 +161,16 @@ class Board:
         )
 
 
+def _without_name(model: str, message: str) -> str:
+    """Errors name their model; beside the name that is once too often."""
+    return message.removeprefix(f"model {model!r}: ")
+
+
 _DOING = {
     Phase.SCANNING: "looking through the folder",
     Phase.EXTRACTING: "passing images through the backbone",
     Phase.TRAINING: "training the head",
-    Phase.JUDGING: "judging against the live version",
+    Phase.JUDGING: "judging",
     Phase.PUBLISHING: "publishing",
 }
 

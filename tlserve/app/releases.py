@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection
 
 from tlserve.app.board import Board
-from tlserve.core.errors import BadInput, NotTrained, Superseded, TlserveError, UnknownVersion
+from tlserve.core.errors import BadInput, NotReady, Superseded, TlserveError, UnknownVersion
 from tlserve.core.lifecycle import Promotion
 from tlserve.observe import Metrics
 from tlserve.release import (
@@ -168,7 +168,7 @@ class Releases:
         if version in ("", "live", "previous"):
             number = state.previous if version == "previous" else state.live
             if number is None:
-                raise NotTrained(model, f"it has no {version or 'live'} version")
+                raise NotReady(f"model {model!r} has no {version or 'live'} version")
             return number
         known = await self.numbers(model)
         if not version.isascii() or not version.isdecimal():

@@ -54,6 +54,9 @@ def translated(status: grpc.StatusCode, details: str, address: str) -> TlserveEr
         return InvalidRequest(f"{details}; send fewer images in one request")
     if status is grpc.StatusCode.DEADLINE_EXCEEDED and details in ("", "Deadline Exceeded"):
         return DeadlinePassed(f"no answer from {address} within the time limit")
+    if status is grpc.StatusCode.CANCELLED:
+        # We never cancel: a server that ends says this to a call that came at the last moment.
+        return Unavailable(f"the server at {address} stopped before it answered; try again")
     branch = _BRANCHES.get(status)
     return ServerProblem(details, status.name) if branch is None else branch(details)
 

@@ -75,7 +75,7 @@ class Unavailable(TlserveError):
 
 class Draining(Unavailable):
     def __init__(self) -> None:
-        super().__init__("the server is shutting down; send the request to another one")
+        super().__init__("the server is shutting down; try again when it is up, or ask another one")
 
 
 class NotLoaded(Unavailable):
@@ -110,8 +110,8 @@ class DatasetError(TlserveError):
 class TooFewClasses(DatasetError):
     def __init__(self, *, model: str, found: int, detail: str = "") -> None:
         super().__init__(
-            f"model {model!r}: {found} class folder{'' if found == 1 else 's'} with at least 2 usable "
-            f"images, at least 2 needed{'; ' + detail if detail else ''}"
+            f"model {model!r}: 2 class folders with at least 2 usable images each are needed, "
+            f"{found or 'none'} found{': ' + detail if detail else ''}"
         )
         self.model, self.found = model, found
 
@@ -128,8 +128,9 @@ class BadModelName(DatasetError):
 class MassDisappearance(DatasetError):
     def __init__(self, *, model: str, before: int, now: int) -> None:
         super().__init__(
-            f"model {model!r}: {before - now} of {before} images disappeared at once; the live version "
-            f"stays. Bring them back, or accept with: tlserve retrain {model} --accept-deletions"
+            f"model {model!r}: {before - now} of {before} images disappeared at once; this is taken for an "
+            "accident, and a live version goes on answering. Bring them back, or accept: tlserve retrain "
+            f"{model} --accept-deletions (to remove the model, delete its folder and state/models/{model})"
         )
         self.model, self.before, self.now = model, before, now
 

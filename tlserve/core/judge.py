@@ -3,7 +3,8 @@
 Pure functions of scores and truth; nothing here acts. The rule (docs/adr/0002): a candidate is promoted
 unless it is worse. It passes when the lower 95 % bound of the paired difference lies above -`max_drop`,
 or when the difference as measured does and chance may explain it: a coin would lose as many images and
-win as few at least once in twenty times. Below `MIN_EVIDENCE` images it passes unless it is clearly worse.
+win as few at least once in twenty times. Below `MIN_EVIDENCE` images it passes unless it is clearly worse,
+and there one in ten is clear enough.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ MIN_EVIDENCE = 30
 Z95_TWO_SIDED = 1.959964
 Z95_ONE_SIDED = 1.644854
 SIGNIFICANT = 0.05
+SIGNIFICANT_AMONG_FEW = 0.1
 
 Verdict = Literal["promote", "hold"]
 Evidence = Literal["first", "weak", "strong"]
@@ -117,6 +119,9 @@ class Comparison:
     """Both versions on the held-out images whose class both know, choosing among these classes."""
 
     n_images: int
+    n_shared: int
+    """Classes that both know."""
+    same_classes: bool
     accuracy: float
     live_accuracy: float
     difference: float
@@ -130,9 +135,10 @@ class Comparison:
         return max_drop > 0 and self.difference >= -max(max_drop, 1 / self.n_images) - 1e-12
 
     def in_words(self) -> str:
+        among = "" if self.same_classes else f" of the {self.n_shared} classes that both know"
         return (
             f"{self.accuracy:.1%} against {self.live_accuracy:.1%} of the live version on the same "
-            f"{self.n_images} held-out images "
+            f"{self.n_images} held-out images{among} "
             f"({self.difference * 100:+.1f} points, at worst {self.lower * 100:+.1f})"
         )
 
@@ -155,7 +161,16 @@ def compare(truth: Sequence[str], candidate: Answers, live: Answers) -> Comparis
     live_hits = hits(theirs, live, rows=both, among=shared)
     difference, lower, _ = paired_difference(mine, live_hits)
     chance = sign_test(int((mine & ~live_hits).sum()), int((live_hits & ~mine).sum()))
-    return Comparison(len(mine), float(mine.mean()), float(live_hits.mean()), difference, lower, chance)
+    return Comparison(
+        n_images=len(mine),
+        n_shared=len(shared),
+        same_classes=set(candidate.labels) == set(live.labels),
+        accuracy=float(mine.mean()),
+        live_accuracy=float(live_hits.mean()),
+        difference=difference,
+        lower=lower,
+        chance=chance,
+    )
 
 
 def rule(versus: Comparison | None, fallen: Sequence[ClassResult], policy: Policy) -> Ruling:
@@ -170,10 +185,10 @@ def rule(versus: Comparison | None, fallen: Sequence[ClassResult], policy: Polic
     if fallen:
         names = ", ".join(f"{c.label} ({c.recall:.0%})" for c in fallen)
         verdict, why = "hold", f"recall under the floor of {policy.recall_floor:.0%} for {names}"
-    elif evidence == "weak" and versus.chance < SIGNIFICANT:
-        verdict, why = "hold", "clearly worse, on weak evidence"
-    elif evidence == "weak":
-        verdict, why = "promote", "not clearly worse, on weak evidence"
+    elif evidence == "weak" and versus.chance < SIGNIFICANT_AMONG_FEW:
+        verdict, why = "hold", "clearly worse, though on few images"
+    elif evidence == "weak" and versus.difference < 0:
+        verdict, why = "promote", "too few images to call it worse"
     elif versus.difference >= 0:
         verdict, why = "promote", "at least as good"
     elif versus.lower > -policy.max_drop:

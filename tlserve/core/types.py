@@ -55,7 +55,7 @@ class Problem:
     """Something in a watched folder that a person may want to mend. Nothing is lost by it."""
 
     kind: str
-    """bad_image | conflict | small_class | bad_name | link_skipped | unreadable"""
+    """bad_image | conflict | small_class | not_in_a_class | bad_name | link_skipped | unreadable"""
     where: str
     """Path relative to the model's folder, or a class name."""
     reason: str

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tlserve.core.errors import BadModelName
 from tlserve.core.types import Problem, check_model_name
-from tlserve.ingest.names import is_ignored, is_set_aside, is_utf8, printable
+from tlserve.ingest.names import SETTINGS_FILE, is_ignored, is_set_aside, is_utf8, printable
 
 Stamp = tuple[int, int, int, int]
 """(size in bytes, mtime_ns, ctime_ns, inode): while these are equal, so is the content."""
@@ -104,10 +104,14 @@ class _Walker:
 
     def _classes(self) -> list[str]:
         classes = []
+        loose = 0
         try:
             with os.scandir(self.root) as entries:
                 for entry in entries:
-                    if is_ignored(entry.name) or is_set_aside(entry.name) or not self._is_folder(entry):
+                    if is_ignored(entry.name) or is_set_aside(entry.name):
+                        continue
+                    if not self._is_folder(entry):
+                        loose += entry.name != SETTINGS_FILE
                         continue
                     if not is_utf8(entry.name):
                         self._bad_name(entry.name)
@@ -119,6 +123,12 @@ class _Walker:
             raise
         except OSError as exc:
             self._cannot_list("", exc)
+        if loose:
+            files = "1 file lies" if loose == 1 else f"{loose} files lie"
+            reason = (
+                f"{files} in the model's folder itself, in no class; move them into folders of their class"
+            )
+            self.problems.append(Problem("not_in_a_class", ".", reason))
         return sorted(classes)
 
     def _is_folder(self, entry: os.DirEntry[str]) -> bool:

@@ -319,10 +319,10 @@ def check_trainable(snapshot: Snapshot) -> None:
     usable = [label for label, n_images in snapshot.counts.items() if n_images >= 2 and trained[label]]
     if len(usable) >= 2:
         return
-    lacking = [p.reason for p in snapshot.problems if p.kind == "small_class"]
-    detail = "; ".join(lacking[:5])
-    if snapshot.classes:
-        detail = f"found {', '.join(snapshot.classes)}" + (f"; {detail}" if detail else "")
+    hints = [
+        f"{p.where} ({p.reason})" for p in snapshot.problems if p.kind in ("small_class", "not_in_a_class")
+    ]
+    detail = "; ".join([*sorted(usable), *hints[:5]])
     raise TooFewClasses(model=snapshot.model, found=len(usable), detail=detail)
 
 

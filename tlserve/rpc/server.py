@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import nullcontext
 from typing import Any
@@ -91,6 +92,8 @@ class RpcServer:
             started = time.monotonic()
             # Until the last call in work is answered, late ones hear UNAVAILABLE from us.
             await self._shutdown.calls_done(grace_seconds)
+            # Clients that ask in a loop hear it too, rather than gRPC's own CANCELLED.
+            await asyncio.sleep(min(LAST_WORDS_SECONDS, grace_seconds))
             await server.stop(max(LAST_WORDS_SECONDS, grace_seconds - (time.monotonic() - started)))
 
     def _handlers(self) -> list[grpc.GenericRpcHandler[Any, Any]]:
