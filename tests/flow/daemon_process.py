@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import shutil
 import signal
 import socket
@@ -32,9 +33,15 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = DEADLI
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port below those that the system hands out for outgoing connections.
+
+    A client that keeps connecting to a daemon while it restarts could otherwise be given the daemon's own
+    port as its side of the connection, and so take it.
+    """
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", random.randint(10_000, 30_000)))
+            return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -129,18 +136,18 @@ def copy_images(source: Path, target: Path, start: int, stop: int) -> list[Path]
 def draw_shapes(folder: Path, shape: str, count: int, *, seed: int) -> None:
     """Write `count` noisy pictures of a disc, a bar or a frame: easy to tell apart, no two alike."""
     folder.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(seed)
+    dice = np.random.default_rng(seed)
     for index in range(count):
-        pixels = random.integers(0, 90, (72, 96, 3), dtype=np.uint8)
+        pixels = dice.integers(0, 90, (72, 96, 3), dtype=np.uint8)
         y, x = np.mgrid[0:72, 0:96]
-        cy, cx, r = random.integers(25, 47), random.integers(25, 71), random.integers(12, 22)
+        cy, cx, r = dice.integers(25, 47), dice.integers(25, 71), dice.integers(12, 22)
         masks = {
             "disc": (y - cy) ** 2 + (x - cx) ** 2 < r**2,
             "bar": np.abs(y - cy) < r // 3,
             "frame": (np.maximum(abs(y - cy), abs(x - cx)) < r)
             & (np.maximum(abs(y - cy), abs(x - cx)) > r - 5),
         }
-        pixels[masks[shape]] = random.integers(150, 255, 3, dtype=np.uint8)
+        pixels[masks[shape]] = dice.integers(150, 255, 3, dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{shape}-{seed}-{index}.png")
 
 
