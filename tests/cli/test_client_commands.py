@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import pytest
 
 from tests.cli.conftest import Colours, run
 from tests.rpc.colours import picture
+from tlserve.cli.classifying import shortened
 from tlserve.cli.options import DEFAULT_ADDRESS
 from tlserve.client import DEFAULT_ADDRESS as CLIENT_DEFAULT_ADDRESS
 from tlserve.rpc.backend import ModelEvent
@@ -77,6 +79,18 @@ def test_backbones_show_what_is_wrong_with_broken_ones(colours: Colours) -> None
     assert "no weights" in result.stdout
 
 
+def test_without_a_daemon_the_plugins_here_are_asked_for_their_backbones() -> None:
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", 8001)) == 0:
+            pytest.skip("something listens at the default address")
+    result = run("backbones")
+    assert result.exit_code == 0
+    assert any(line.startswith("nano ") for line in result.stdout.splitlines())
+    assert "PLUGIN" not in result.stdout
+    assert "No daemon answers" in result.stderr
+    assert run("backbones", "--address", "127.0.0.1:1").exit_code == 1
+
+
 def test_classify_names_the_class_of_every_file(colours: Colours, pictures: list[Path]) -> None:
     result = run("classify", "colours", *pictures, "--json", "--address", colours.address)
     answers = json.loads(result.stdout)
@@ -88,7 +102,7 @@ def test_classify_names_the_class_of_every_file(colours: Colours, pictures: list
 
 def test_classify_can_ask_an_older_version(colours: Colours, pictures: list[Path]) -> None:
     result = run("classify", "colours", pictures[0], "--version", "1", "--address", colours.address)
-    assert result.stdout.splitlines()[-1].endswith(" 1")
+    assert result.stdout.splitlines()[-1].split()[3] == "1"
 
 
 def test_a_file_that_is_no_image_is_named_and_the_others_are_answered(
@@ -101,6 +115,38 @@ def test_a_file_that_is_no_image_is_named_and_the_others_are_answered(
     assert str(bad) in result.stderr
     assert "red.png" in result.stdout
     assert "blue.png" in result.stdout
+
+
+def test_a_folder_stands_for_the_images_in_it(colours: Colours, pictures: list[Path]) -> None:
+    folder = pictures[0].parent
+    (folder / "notes.txt").write_text("no image at all")
+    result = run("classify", "colours", folder, "--json", "--address", colours.address)
+    assert result.exit_code == 0
+    assert [Path(one["file"]).name for one in json.loads(result.stdout)] == [
+        "blue.png",
+        "green.png",
+        "red.png",
+    ]
+
+
+def test_classify_json_is_a_list_even_when_nothing_could_be_asked(pictures: list[Path]) -> None:
+    result = run("classify", "colours", pictures[0], "--json", "--address", "127.0.0.1:1")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == []
+
+
+def test_a_long_path_keeps_its_end() -> None:
+    assert shortened("short.png", 20) == "short.png"
+    assert shortened("a/very/long/path/of/folders/daisy.jpg", 20).endswith("ders/daisy.jpg"[-13:])
+    assert len(shortened("x" * 90, 20)) == 20
+
+
+@pytest.mark.parametrize("address", ["foo", "http://127.0.0.1:8001", "127.0.0.1", "127.0.0.1:99999", ""])
+def test_an_address_of_another_form_is_wrong_use(address: str) -> None:
+    for command in ("models", "backbones", "doctor"):
+        result = run(command, "--address", address)
+        assert result.exit_code == 2
+        assert result.stderr == f"tlserve: --address must look like HOST:PORT (got {address!r})\n"
 
 
 def test_a_missing_file_is_wrong_use(colours: Colours, tmp_path: Path) -> None:
@@ -182,7 +228,7 @@ def test_watch_prints_events_until_ctrl_c(colours: Colours) -> None:
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
     assert line.rstrip().endswith("colours  version 3 is live")
-    assert rest == ""
+    assert rest == f"following {colours.address}, Ctrl-C ends\n"
     assert process.returncode == 0
 
 

@@ -23,7 +23,7 @@ def test_the_demo_keeps_its_promises_and_leaves_nothing_behind(tmp_path: Path) -
     done = subprocess.run(command, capture_output=True, text=True, timeout=230, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "\x1b" not in done.stdout
-    right = [float(share) for share in re.findall(r"([\d.]+)% (?:right|of the kept-back)", done.stdout)]
+    right = [float(share) for share in re.findall(r"([\d.]+) % (?:right|of the kept-back)", done.stdout)]
     assert len(right) == 2
     assert min(right) > 85
     assert re.search(r"Version 2 answers [\d.]+ s after the last file", done.stdout)

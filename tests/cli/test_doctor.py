@@ -6,6 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,21 @@ def test_a_running_daemon_is_found_with_its_models(colours: Colours, settings: S
     assert found["served model colours"] is Status.OK
     assert found["served model empty"] is Status.WARN
     assert found["images of empty"] is Status.WARN
+
+
+def test_a_served_model_that_waits_is_a_warning_with_its_own_message_as_the_remedy(
+    colours: Colours, settings: Settings
+) -> None:
+    waiting = replace(colours.backend.get_model("colours"), phase="waiting", message="100 of 150 disappeared")
+    (found,) = daemon.check_model(waiting)
+    assert (found.status, found.advice) == (Status.WARN, "100 of 150 disappeared")
+    assert "version 2 is live" in found.found
+
+
+def test_a_daemon_that_answers_watches_a_folder_of_its_own(settings: Settings, mountinfo: Path) -> None:
+    settings.watch.rmdir()
+    assert statuses(folders.check_watch(settings, mountinfo)) == {"watch folder": Status.WARN}
+    assert statuses(folders.check_watch(settings, mountinfo, needed=False)) == {}
 
 
 def test_no_daemon_is_a_warning_and_another_program_on_its_port_a_failure() -> None:

@@ -11,8 +11,10 @@ import pytest
 
 from tests.flow.daemon_process import draw_shapes
 from tlserve.app.lock import StateLock
+from tlserve.cli.training import serve_command
 from tlserve.release import VersionStore
 from tlserve.release.layout import StateLayout
+from tlserve.settings import load_settings
 
 
 def train(folder: Path, state: Path) -> subprocess.CompletedProcess[str]:
@@ -41,6 +43,13 @@ def test_one_pass_makes_a_live_version_and_says_where_it_is(trained: Trained) ->
     assert VersionStore(StateLayout(trained.state).models).live("shapes").live == 1
     assert f"{trained.state}/models/shapes/1" in trained.said.stderr
     assert "version 1 is live" in trained.said.stderr
+    command = f"tlserve serve --state {trained.state} --watch {trained.folder.parent}\n"
+    assert trained.said.stderr.endswith(command)
+
+
+def test_the_hint_names_a_backbone_that_is_not_the_default(tmp_path: Path) -> None:
+    settings = load_settings({"watch": tmp_path, "state": tmp_path / "s", "backbone": "mine"})
+    assert serve_command(settings).endswith(f"--watch {tmp_path} --backbone mine")
 
 
 def test_progress_goes_to_stderr_as_plain_lines(trained: Trained) -> None:
@@ -59,7 +68,7 @@ def test_a_folder_with_one_class_fails_and_says_what_is_missing(trained: Trained
     draw_shapes(tmp_path / "lonely" / "disc", "disc", 5, seed=0)
     said = train(tmp_path / "lonely", trained.state)
     assert said.returncode == 1
-    assert "at least 2 needed" in said.stderr
+    assert "2 class folders" in said.stderr
     assert "Traceback" not in said.stderr
 
 

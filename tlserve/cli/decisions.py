@@ -72,8 +72,9 @@ def promotion(
         PromotionMode | None,
         typer.Argument(
             metavar="MODE",
-            help="auto: the judge decides. manual: new versions wait for you. frozen: nothing is trained. "
-            "default: what the settings say. Without it the present mode is shown.",
+            help="auto: the judge decides. manual: new versions wait for you. frozen: nothing is trained "
+            "unless you say tlserve retrain. default: what the settings say. Without it the "
+            "present mode is shown.",
         ),
     ] = None,
     address: Address = DEFAULT_ADDRESS,
@@ -83,8 +84,12 @@ def promotion(
         if mode is None:
             show(client.model(model).promotion)
             return
+        newest = client.versions(model)[-1:]
         summary = client.set_promotion(model, "" if mode is PromotionMode.DEFAULT else mode.value)
-    say(f"{model}: promotion is {summary.promotion}.")
+    is_free = summary.promotion == PromotionMode.AUTO
+    waited = [one.version for one in newest if is_free and one.state == "candidate"]
+    again = f": version {waited[0]}, which waited, is looked at again now" if waited else ""
+    say(f"{model}: promotion is {summary.promotion}{again}.")
 
 
 def export(

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from tlserve.cli import wording
 from tlserve.cli.options import DEFAULT_ADDRESS, Address, connect
-from tlserve.cli.terminal import to_stdout
+from tlserve.cli.terminal import say, to_stdout
 
 if TYPE_CHECKING:
     from tlserve.rpc.backend import ModelEvent
@@ -27,6 +27,7 @@ def watch(
     """Follow what the daemon does, until Ctrl-C: changes noticed, progress, new versions."""
     console = to_stdout()
     with connect(address, timeout_seconds=None) as client:
+        say(f"following {address}, Ctrl-C ends")
         try:
             for event in client.watch(model):
                 if as_json:
@@ -35,6 +36,7 @@ def watch(
                     console.print(event_line(event), soft_wrap=True)
         except KeyboardInterrupt:
             return
+    say("the daemon has stopped")
 
 
 def event_line(event: ModelEvent) -> Text:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tlserve.core.errors import SettingsError
+
 if TYPE_CHECKING:
     from tlserve.client import Client
 
@@ -51,8 +53,18 @@ ConfigFile = Annotated[
 ]
 
 
+def check_address(address: str) -> None:
+    """Raises SettingsError for what is neither HOST:PORT nor a Unix socket."""
+    host, _, port = address.rpartition(":")
+    is_port = port.isascii() and port.isdigit() and int(port) < 65536
+    is_host = host.startswith("[") or not set(host) & set(":/")
+    if not address.startswith("unix:") and not (host and is_host and is_port):
+        raise SettingsError(f"--address must look like HOST:PORT (got {address!r})")
+
+
 def connect(address: str, *, timeout_seconds: float | None = 30.0) -> Client:
-    """A client for the daemon at `address`; use it in a `with` block."""
+    """A client for the daemon at `address`; use it in a `with` block; the address is checked first."""
+    check_address(address)
     from tlserve.client import Client
 
     return Client(address, timeout_seconds=timeout_seconds)

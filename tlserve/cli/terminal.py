@@ -107,6 +107,15 @@ def say(item: Text | str = "") -> None:
     to_stderr().print(item, soft_wrap=True)
 
 
+def say_folded(text: str, *, indent: int) -> None:
+    """A line to the person, on stderr; on a terminal folded between words, below its own indent."""
+    console = to_stderr()
+    if console.is_terminal:
+        console.print(Padding(Text(text), (0, 0, 0, indent)))
+    else:
+        console.print(" " * indent + text, soft_wrap=True)
+
+
 def show_json(value: Any) -> None:
     """`value` (dataclasses welcome) as JSON on stdout, and nothing else."""
     print(json.dumps(_plain(value), indent=2, ensure_ascii=False), file=sys.stdout)

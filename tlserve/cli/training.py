@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ from tlserve.cli.terminal import say
 if TYPE_CHECKING:
     from tlserve.app import TrainOutcome
     from tlserve.rpc.backend import ModelEvent
+    from tlserve.settings import Settings
 
 GOOD_OUTCOMES = ("published", "unchanged")
 
@@ -45,7 +47,7 @@ def train(
     if outcome.done.outcome not in GOOD_OUTCOMES:
         complain(outcome.done.reason)
         raise typer.Exit(FAILED)
-    for line in result_lines(outcome, settings.state.absolute()):
+    for line in result_lines(outcome, settings):
         say(line)
 
 
@@ -57,9 +59,9 @@ def show_event(view: PassView, event: ModelEvent) -> None:
         view.show(Step(event.phase, event.done, event.total, event.per_second, event.seconds_left))
 
 
-def result_lines(outcome: TrainOutcome, state: Path) -> list[Text]:
+def result_lines(outcome: TrainOutcome, settings: Settings) -> list[Text]:
     """What came of it, and where it is."""
-    done = outcome.done
+    done, state = outcome.done, settings.state.absolute()
     if done.version is None:
         return [Text(f"{done.model}: {done.reason}.")]
     is_live = outcome.live == done.version
@@ -71,5 +73,13 @@ def result_lines(outcome: TrainOutcome, state: Path) -> list[Text]:
             style="green" if is_live else "yellow",
         ),
         Text(f"It is in {state / 'models' / done.model / str(done.version)}; seconds spent: {spent}."),
-        Text(f"Serve it with: tlserve serve --state {state} --watch DIR"),
+        Text(f"Serve it with: {serve_command(settings)}"),
     ]
+
+
+def serve_command(settings: Settings) -> str:
+    """How to serve what was trained; a daemon with another backbone would train it anew."""
+    words = ["tlserve", "serve", "--state", str(settings.state.absolute()), "--watch", str(settings.watch)]
+    if settings.backbone != type(settings).model_fields["backbone"].default:
+        words += ["--backbone", settings.backbone]
+    return shlex.join(words)

@@ -118,6 +118,10 @@ def describe(error: ValidationError, where: str) -> str:
     lines = []
     for item in error.errors():
         name = ".".join(map(str, item["loc"]))
-        what = "no such setting" if item["type"] == "extra_forbidden" else item["msg"]
+        what = (
+            "no such setting"
+            if item["type"] == "extra_forbidden"
+            else item["msg"].removeprefix("Value error, ")
+        )
         lines.append(f"{name}: {what} (got {item['input']!r})")
     return f"{where}: " + "; ".join(lines)

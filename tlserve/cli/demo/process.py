@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tlserve.core.errors import TlserveError
+from tlserve.core.errors import OperatorError
 
 STOP_SECONDS = 30.0
 LOG_LINES_SHOWN = 12
@@ -26,7 +26,7 @@ max_drop = 0.05
 """
 
 
-class DemoFailed(TlserveError):
+class DemoFailed(OperatorError):
     """The demo did not see what it promises to show."""
 
 

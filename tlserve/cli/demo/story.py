@@ -121,7 +121,7 @@ class Story:
             f"{len(questions)} kept-back digits asked over gRPC, {IMAGES_PER_CALL} at a time, "
             f"in {wording.seconds(took)}."
         )
-        self._good(f"{right / len(questions):.1%} right ({len(questions) / took:,.0f} images/s).")
+        self._good(f"{wording.share(right / len(questions))} right ({len(questions) / took:,.0f} images/s).")
 
     def _drop_a_class(self, client: Client, digits: Digits, *, live: int) -> None:
         self._chapter("A new class, under load")
@@ -150,7 +150,9 @@ class Story:
                 f"{len(failed)} of {len(load.calls)} requests failed, the first with {failed[0].error}"
             )
         nines = digits.questions_of(LATER)
-        self._line(f"{count_right(client, nines) / len(nines):.1%} of the kept-back nines are right.")
+        self._line(
+            f"{wording.share(count_right(client, nines) / len(nines))} of the kept-back nines are right."
+        )
 
     def _stay(self, client: Client) -> None:
         called = command_name()

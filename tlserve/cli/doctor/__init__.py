@@ -22,6 +22,7 @@ from tlserve.cli.options import (
     ConfigFile,
     StateFolder,
     WatchFolder,
+    check_address,
 )
 from tlserve.cli.terminal import show, show_json
 
@@ -62,15 +63,20 @@ def all_checks(flags: Mapping[str, object], config: Path | None, address: str | 
     from tlserve.cli.doctor import backbones, daemon, folders, machine
     from tlserve.settings import load_settings
 
+    if address is not None:
+        check_address(address)
     settings = load_settings(flags, config)
     mountinfo = PROC / "self/mountinfo"
     yield from run("versions", machine.check_versions)
     yield from run("image formats", machine.check_image_formats)
     yield from run("inotify", lambda: machine.check_inotify(PROC, settings.watch))
     yield from run("state folder", lambda: folders.check_state(settings, mountinfo))
-    yield from run("watch folder", lambda: folders.check_watch(settings, mountinfo))
+    daemon_checks = list(run("daemon", lambda: daemon.check_daemon(address or settings.grpc, settings)))
+    answers = any(check.name == "daemon" and check.status is Status.OK for check in daemon_checks)
+    needed = not answers or settings.watch != type(settings).model_fields["watch"].default
+    yield from run("watch folder", lambda: folders.check_watch(settings, mountinfo, needed=needed))
     yield from run("device", lambda: machine.check_accelerator(settings))
-    yield from run("daemon", lambda: daemon.check_daemon(address or settings.grpc, settings))
+    yield from daemon_checks
     yield from run("backbones", lambda: backbones.check_backbones(settings))
 
 

@@ -72,7 +72,7 @@ def wanted_backbones(settings: Settings) -> Wanted:
 
 
 def _in_words(wanters: list[str]) -> str:
-    return ", ".join(wanter or "the daemon's settings" for wanter in wanters)
+    return ", ".join(wanter or "the settings here" for wanter in wanters)
 
 
 def _advice(wanters: list[str]) -> str:

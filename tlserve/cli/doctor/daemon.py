@@ -49,6 +49,9 @@ def check_model(model: ModelSummary) -> Iterator[Check]:
     name = f"served model {model.model}"
     if model.phase == "failed":
         yield fail(name, model.message, "the last version keeps serving; see the daemon's log")
+    elif model.phase == "waiting":
+        live = f"version {model.live} is live; " if model.ready else ""
+        yield warn(name, f"{live}it waits", model.message)
     elif not model.ready:
         yield warn(name, f"{model.phase}: {model.message}", "it answers once its first version is live")
     else:

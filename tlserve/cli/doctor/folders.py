@@ -45,9 +45,14 @@ def check_state(settings: Settings, mountinfo: Path) -> Iterator[Check]:
         yield ok("state folder", found)
 
 
-def check_watch(settings: Settings, mountinfo: Path) -> Iterator[Check]:
-    """The watch root: there, readable, and on a filesystem that tells of changes."""
+def check_watch(settings: Settings, mountinfo: Path, *, needed: bool = True) -> Iterator[Check]:
+    """The watch root: there, readable, and on a filesystem that tells of changes.
+
+    needed: False where its absence is no finding, since a daemon that answers watches another.
+    """
     watch = settings.watch
+    if not watch.is_dir() and not needed:
+        return
     if not watch.is_dir():
         yield warn(
             "watch folder", f"{watch} is not there", f"mkdir {watch}, or name another one with --watch"
