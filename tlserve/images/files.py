@@ -85,7 +85,7 @@ def turns_sideways(turn: Transpose | None) -> bool:
 def _reason(exc: Exception) -> str:
     text = str(exc).strip()
     if isinstance(exc, UnidentifiedImageError):
-        return "not an image in a format that is read here"
+        return f"not an image in a format that is read here ({', '.join(FORMATS)})"
     if isinstance(exc, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return f"too large: {text}"
     if isinstance(exc, MemoryError):
