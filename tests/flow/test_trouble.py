@@ -7,6 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 import zlib
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from tritonclient.utils import InferenceServerException
 
 from tests.flow.daemon_process import DaemonProcess, ask, draw_shapes, running, version_of, wait_until
 from tlserve.client import Client
-from tlserve.core.errors import InvalidRequest, NotFound, NotReady
+from tlserve.core.errors import InvalidRequest, NotFound, NotReady, Unavailable
 
 GIVE_UP_SECONDS = 60.0
 
@@ -242,6 +243,37 @@ def test_no_torch_in_the_running_daemon(shapes: Path, make_daemon: Callable[...,
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ}
     )
     assert loaded.stdout.strip() == "[]"
+
+
+def test_a_stop_under_load_answers_what_is_in_work_and_refuses_the_rest_politely(
+    shapes: Path, make_daemon: Callable[..., DaemonProcess]
+) -> None:
+    daemon = make_daemon("nano")
+    picture = next((shapes / "disc").iterdir()).read_bytes()
+    answered = 0
+    refusals: list[Exception] = []
+
+    def ask_until_refused() -> None:
+        nonlocal answered
+        with Client(daemon.address) as client:
+            while True:
+                try:
+                    client.classify("shapes", [picture])
+                    answered += 1
+                except Exception as exc:
+                    refusals.append(exc)
+                    return
+
+    with running(daemon), Client(daemon.address) as client:
+        wait_until(lambda: client.model("shapes").live == 1, "the first version")
+        threads = [threading.Thread(target=ask_until_refused) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: answered > 30, "the load is on")
+        assert daemon.stop() == 0
+        for thread in threads:
+            thread.join()
+    assert [type(exc) for exc in refusals] == [Unavailable] * 6, refusals
 
 
 def test_health_over_http_follows_the_models(shapes: Path, make_daemon: Callable[..., DaemonProcess]) -> None:

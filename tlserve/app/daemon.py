@@ -23,7 +23,6 @@ from tlserve.app.releases import Releases, servable
 from tlserve.core.errors import StoreUnavailable, Superseded, TlserveError
 from tlserve.core.messages import (
     Event,
-    Exported,
     ImagesPassed,
     PassDone,
     PassJob,
@@ -128,7 +127,7 @@ class Daemon:
         addresses = await self._start_listeners()
         self._ready = True
         self._spawn(self.scheduler.run(), "scheduler")
-        self._start_watcher()
+        await self._start_watcher()
         self.started = Started(*addresses, device.describe(), tuple(self.pool.models()))
 
     def _prepare_folders(self) -> None:
@@ -190,7 +189,7 @@ class Daemon:
         rpc.begin_drain()
         await asyncio.sleep(min(NOTICE_SECONDS, self.settings.drain_seconds))
 
-    def _start_watcher(self) -> None:
+    async def _start_watcher(self) -> None:
         loop = asyncio.get_running_loop()
         settings = self.settings
 
@@ -207,7 +206,8 @@ class Daemon:
             polling=settings.polling,
             on_hint=lambda model: in_loop(self._hinted, model),
         )
-        self.watcher.start()
+        # Arming thousands of watches takes its time, and requests are answered already.
+        await asyncio.to_thread(self.watcher.start)
         self._stack.push_async_callback(asyncio.to_thread, self.watcher.stop)
 
     async def _stop_tasks(self) -> None:
@@ -242,10 +242,6 @@ class Daemon:
                 self.board.snapshot(event)
             case ImagesPassed():
                 self.metrics.backbone_images.labels(event.model, event.backbone).inc(event.n_images)
-            case Exported() if event.error:
-                log.error(
-                    "model %r: the export of version %d failed: %s", event.model, event.version, event.error
-                )
 
     def pass_queued(self, model: str) -> None:
         self.board.queued(model)
