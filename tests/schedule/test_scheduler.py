@@ -40,7 +40,7 @@ class Notes:
 
     def pass_queued(self, model: str) -> None: ...
 
-    async def pass_ended(self, job: PassJob, done: PassDone) -> None:
+    async def pass_ended(self, request: PassRequest, done: PassDone) -> None:
         self.ended.append(done)
 
 

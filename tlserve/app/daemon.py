@@ -246,19 +246,19 @@ class Daemon:
     def pass_queued(self, model: str) -> None:
         self.board.queued(model)
 
-    async def pass_ended(self, job: PassJob, done: PassDone) -> None:
+    async def pass_ended(self, request: PassRequest, done: PassDone) -> None:
         """A pass is over: take its version live if that is what the judge and the settings say."""
         self.metrics.passes.labels(done.model, done.outcome).inc()
         if done.outcome == "published" and done.version is not None:
             if done.promote:
-                done = await self._promote(job, done, done.version)
+                done = await self._promote(request, done, done.version)
             else:
                 self.board.said(done.model, "version", f"version {done.version}: {done.reason}", done.version)
                 await self.releases.retire(done.model)
         await self.releases.heal(done.model)
         self.board.ended(done)
 
-    async def _promote(self, job: PassJob, done: PassDone, version: int) -> PassDone:
+    async def _promote(self, request: PassRequest, done: PassDone, version: int) -> PassDone:
         self.board.swapping(done.model, version)
         try:
             await self.releases.go_live_as_judged(
@@ -266,7 +266,7 @@ class Daemon:
                 version,
                 judged_against=done.judged_against,
                 reason=done.reason,
-                noticed_at=job.noticed_at,
+                noticed_at=request.noticed_at,
             )
         except Superseded as exc:
             # A person decided during the pass. Where the judge still decides, it compares again.

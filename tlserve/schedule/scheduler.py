@@ -60,7 +60,7 @@ class Watches(Protocol):
 
     def pass_queued(self, model: str) -> None: ...
 
-    async def pass_ended(self, job: PassJob, done: PassDone) -> None: ...
+    async def pass_ended(self, request: PassRequest, done: PassDone) -> None: ...
 
 
 class Scheduler:
@@ -158,7 +158,6 @@ class Scheduler:
                 done.set_result(result)
 
     async def _run_pass(self, request: PassRequest) -> None:
-        job: PassJob | None = None
         # Asked for while an earlier pass of this model ran, it could not be shown as queued then.
         self._watcher.pass_queued(request.model)
         try:
@@ -172,14 +171,12 @@ class Scheduler:
             done = PassDone(
                 request.job_id, request.model, "failed", f"unexpected error: {exc!r}", retryable=True
             )
-        if job is None:
-            job = PassJob(request.job_id, request.model, "", recipe=None)  # type: ignore[arg-type]
         if done.outcome == "failed" and done.retryable:
             self._retry_later(request)
         else:
             self._failures.pop(request.model, None)
         try:
-            await self._watcher.pass_ended(job, done)
+            await self._watcher.pass_ended(request, done)
         except Exception:
             # One model's trouble must not end the work for all others.
             log.exception("model %r: what the pass ended with could not be acted on", request.model)
