@@ -13,7 +13,7 @@ from tlserve.ingest import Catalog
 from tlserve.plugin_host import PluginHost, make_build
 from tlserve.release import VersionStore
 from tlserve.release.layout import StateLayout
-from tlserve.runtime import BackboneSession, BuildSpec, Device, choose_device, read_build_spec
+from tlserve.runtime import BackboneSession, Device, choose_device, read_build_spec
 
 TIDY_EVERY_SECONDS = 900.0
 ONE_IMAGE_STREAM_PER_CORE = 1
@@ -83,9 +83,6 @@ class Workshop:
         wanted = self.catalog.digests()
         for bench in self._benches.values():
             bench.store.compact(wanted)
-
-    def spec(self, digest: str) -> BuildSpec:
-        return read_build_spec(self.layout.backbones / digest)
 
     def bench(self, digest: str) -> Bench:
         """Session and cache of a build that is on disk, opened once."""

@@ -60,10 +60,6 @@ class TrainerKeeper:
         process = self._process
         return process.pid if process is not None and process.returncode is None else None
 
-    @property
-    def running_job(self) -> Job | None:
-        return self._running[0] if self._running else None
-
     async def start(self) -> None:
         """Start the process if it is not up; returns when it is ready for work.
 
@@ -122,11 +118,6 @@ class TrainerKeeper:
                 raise
             finally:
                 self._running = None
-
-    async def cancel(self, job_id: str) -> None:
-        """Ask the running job to stop at its next safe point."""
-        if self._running and self._running[0].job_id == job_id:
-            await self._send(encode(Cancel(job_id)))
 
     async def stop(self, grace_seconds: float = 5.0) -> None:
         """End the trainer: by closing its input, then by force. What it was doing is redone later."""
