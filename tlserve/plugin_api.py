@@ -167,3 +167,31 @@ class Plugin(Protocol):
         Raises UnknownArchitecture or WeightsUnavailable, with a text that says what to do.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneFacts:
+    """What a plugin knows about a backbone before it loads it; None where it does not know."""
+
+    licence: str | None = None
+    """Of the weights, as in `BackboneInfo`."""
+    n_parameters: int | None = None
+    height: int | None = None
+    """Of the input, in pixels, as in `ImageSpec`."""
+    width: int | None = None
+    row_width: int | None = None
+    """The widths of all taps together: the numbers tlserve keeps for one image."""
+
+
+@runtime_checkable
+class DescribingPlugin(Plugin, Protocol):
+    """A plugin that can also say what its backbones are without loading them: optional, for listings."""
+
+    def facts(self, rest: str) -> BackboneFacts | None:
+        """What is known of the backbone named `rest`, one of `names`; None for nothing.
+
+        Called once for each name whenever backbones are listed, so it must be quick: it reads tables
+        (milliseconds for all names together), builds no network, reads no weights, opens no connection.
+        What it says must agree with the `info` of what `load` gives. An error counts as None.
+        """
+        ...

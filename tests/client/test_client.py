@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.rpc.colours import EMPTY, MODEL, picture
+from tests.rpc.colours import EMPTY, MODEL, NANO, picture
 from tests.rpc.conftest import Running
 from tlserve.client import AsyncClient, Client
+from tlserve.core.backbones import Speed
+from tlserve.core.errors import InvalidRequest, NotFound
 from tlserve.rpc.backend import ModelEvent
 
 Ask = Callable[..., Awaitable[Any]]
@@ -116,6 +118,25 @@ async def test_backbones_are_listed_with_their_errors(ask: Ask) -> None:
     fine, broken = await ask("backbones")
     assert (fine.name, fine.error) == ("nano", None)
     assert broken.error == "no weights"
+
+
+async def test_what_is_known_of_a_backbone_comes_along_and_blanks_stay_blank(ask: Ask) -> None:
+    fine, broken = await ask("backbones")
+    assert (fine.licence, fine.n_parameters) == ("MIT", 1_034_528)
+    assert (fine.height, fine.width, fine.row_width) == (32, 48, 24)
+    assert (fine.images_per_second, fine.measured) == (210.4, "files")
+    assert (broken.licence, broken.n_parameters, broken.row_width) == (None, None, None)
+    assert (broken.images_per_second, broken.measured) == (None, "")
+
+
+async def test_one_backbone_is_described_just_as_the_server_knows_it(ask: Ask) -> None:
+    assert await ask("backbone", "nano") == NANO
+    (speed,) = (await ask("backbone", "nano", measure=True)).speeds
+    assert speed == Speed("backbone", 32, 99.5, "cpu", "a processor", 2, 1.5)
+    with pytest.raises(NotFound, match="did you mean nano"):
+        await ask("backbone", "nanoo")
+    with pytest.raises(InvalidRequest, match="names no backbone"):
+        await ask("backbone", "")
 
 
 async def test_added_files_land_in_the_folder_of_their_class(

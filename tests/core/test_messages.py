@@ -7,14 +7,18 @@ import typing
 
 import pytest
 
+from tests.support_build import tiny_info
+from tlserve.core.backbones import BackboneDescription, Speed
 from tlserve.core.judge import Policy
 from tlserve.core.lifecycle import Phase, Promotion
 from tlserve.core.messages import (
+    BackboneDescribed,
     BackboneEntry,
     BackbonesChecked,
     BackbonesListed,
     Cancel,
     CheckBackbonesJob,
+    DescribeBackboneJob,
     Exported,
     ExportFileJob,
     ExportJob,
@@ -32,6 +36,15 @@ from tlserve.core.messages import (
     encode,
 )
 
+TINY = BackboneDescription(
+    "tiny",
+    "tests",
+    "package tests",
+    tiny_info(),
+    trainable=True,
+    build="0" * 64,
+    speeds=(Speed("backbone", 32, 99.5, "cpu", "a processor", 2, 1.5),),
+)
 FULL = [
     PassJob(
         "job",
@@ -47,6 +60,7 @@ FULL = [
     ExportFileJob("job", "flowers", 3, "/tmp/x.onnx"),
     ListBackbonesJob("job"),
     CheckBackbonesJob("job", ("nano", "onnx:Gänse.onnx")),
+    DescribeBackboneJob("job", "onnx:Gänse.onnx", measure=True),
     Cancel("job"),
     TrainerReady(7),
     Progress("job", "flowers", Phase.EXTRACTING, 1, 2, 3.5, None, "note"),
@@ -56,6 +70,9 @@ FULL = [
     Exported("job", "flowers", 4, "/x", None),
     BackbonesListed("job", (BackboneEntry("nano", "nano"), BackboneEntry("x", "y", "z", "broken"))),
     BackbonesChecked("job", (BackboneEntry("nano", "nano", "small"), BackboneEntry("x", "y", "", "broken"))),
+    BackbonesListed("job", (BackboneEntry("a", "b", "c", None, "MIT", 10, 64, 96, 48),)),
+    BackboneDescribed("job", TINY),
+    BackboneDescribed("job", None, "no plugin offers it", not_found=True),
 ]
 
 

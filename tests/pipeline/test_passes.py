@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from tlserve.pipeline.passes import run_pass
 from tlserve.pipeline.workshop import Workshop
 from tlserve.release import promoted
 from tlserve.release.layout import StateLayout
+from tlserve.runtime import measured_here, read_speeds
 
 RECIPE = Recipe("nano")
 
@@ -200,6 +202,19 @@ def swap_training_images(stage: Stage) -> None:
             source = stage.folder / file.path
             other = "bar" if source.parent.name == "disc" else "disc"
             source.rename(stage.folder / other / source.name)
+
+
+def test_a_pass_over_many_images_notes_how_fast_they_went_and_one_over_few_does_not(stage: Stage) -> None:
+    (build,) = stage.layout.backbones.iterdir()
+    stage.run()
+    assert read_speeds(build) == ()
+    for seed, shape in enumerate(("disc", "bar")):
+        draw_shapes(stage.folder / shape, shape, 130, seed=seed + 2)
+    began = time.perf_counter()
+    stage.run()
+    (speed,) = read_speeds(build)
+    assert (speed.of, speed.device, measured_here([speed])) == ("files", "cpu", (speed,))
+    assert speed.images_per_second > 256 / (time.perf_counter() - began)
 
 
 def test_another_backbone_is_judged_against_the_live_one_on_the_same_images(

@@ -68,6 +68,37 @@ def test_classes_in_a_plugin_file_can_be_pickled_and_made_dataclasses(folder: Pa
     assert host_of(folder).load("tiny").info.name == "tiny"
 
 
+def test_new_changed_and_removed_files_count_at_once(folder: Path) -> None:
+    host = host_of(folder)
+    host.load("tiny")
+    (folder / "tiny.py").write_text(GOOD.replace('"wide"', '"taller"'))
+    (folder / "other.py").write_text(GOOD)
+    assert host.load("tiny/taller").info.name == "tiny/taller"
+    with pytest.raises(BackboneNotFound):
+        host.load("tiny/wide")
+    assert host.plugin_of("other/wide") == "other"
+    (folder / "other.py").unlink()
+    with pytest.raises(BackboneNotFound):
+        host.plugin_of("other/wide")
+
+
+def test_a_file_that_was_not_touched_is_not_run_again(folder: Path) -> None:
+    (folder / "tiny.py").write_text(f"with open({str(folder / 'runs')!r}, 'a') as f: f.write('x')\n{GOOD}")
+    host = host_of(folder)
+    for _ in range(3):
+        host.load("tiny")
+    assert (folder / "runs").read_text() == "x"
+
+
+def test_a_mended_file_works_without_a_reload(folder: Path) -> None:
+    (folder / "tiny.py").write_text(GOOD.replace('("", "wide")', "(1 / 0)"))
+    host = host_of(folder)
+    with pytest.raises(BackboneProblem, match="ZeroDivisionError"):
+        host.load("tiny/wide")
+    (folder / "tiny.py").write_text(GOOD)
+    assert host.load("tiny/wide").info.name == "tiny/wide"
+
+
 def test_reload_sees_new_changed_and_removed_files(folder: Path) -> None:
     host = host_of(folder)
     host.load("tiny")
@@ -107,6 +138,28 @@ def test_two_plugins_with_one_prefix_are_both_named_and_others_go_on(
     with pytest.raises(BackboneProblem, match=r"two plugins.*tlserve_test_installed.*installed\.py"):
         host.load("installed/wide")
     assert [entry.plugin for entry in host.catalogue() if entry.error] == ["installed"]
+    assert host.load("tiny").info.name == "tiny"
+
+
+def test_two_files_with_one_name_are_both_named_until_one_goes(folder: Path) -> None:
+    more = folder / "more"
+    more.mkdir()
+    (more / "tiny.py").write_text(GOOD)
+    host = PluginHost([folder, more], entry_points=())
+    both = f"file {folder}/tiny.py and file {more}/tiny.py"
+    with pytest.raises(BackboneProblem) as caught:
+        host.load("tiny")
+    assert str(caught.value) == f"two plugins claim the prefix 'tiny': {both}; rename or remove one"
+    (entry,) = host.catalogue()
+    assert entry.error == str(caught.value)
+    assert host.claimed_by("tiny") == (f"file {folder}/tiny.py", f"file {more}/tiny.py")
+    assert host.claimed_by("other") == ()
+    (more / "tiny.py").unlink()
+    assert host.load("tiny").info.name == "tiny"
+
+
+def test_a_folder_that_is_named_twice_counts_once(folder: Path) -> None:
+    host = PluginHost([folder, folder / ".", folder], entry_points=())
     assert host.load("tiny").info.name == "tiny"
 
 

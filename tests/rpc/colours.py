@@ -17,10 +17,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from tests.support_build import tiny_info
+from tlserve.core.backbones import BackboneDescription, Speed
 from tlserve.core.errors import (
     BadImage,
     DeadlinePassed,
     Draining,
+    NotFound,
     NotTrained,
     QueueFull,
     UnknownModel,
@@ -43,6 +46,16 @@ LABELS = {1: ("green", "red"), 2: ("blue", "green", "red")}
 _AXES = {"red": 0, "green": 1, "blue": 2}
 MODEL = "colours"
 EMPTY = "empty"
+NANO = BackboneDescription(
+    name="nano",
+    plugin="nano",
+    source="package nano",
+    info=tiny_info(name="itself"),
+    trainable=True,
+    build="0" * 64,
+    build_folder="/state/backbones/0",
+    build_bytes=5_000_000,
+)
 
 
 class ColourBackend:
@@ -201,7 +214,14 @@ class ColourBackend:
         return np.random.default_rng(number).bytes(2_500_000)
 
     async def list_backbones(self) -> Sequence[BackboneLine]:
-        return [BackboneLine("nano", "nano", "tiny", None), BackboneLine("broken", "mine", "", "no weights")]
+        nano = BackboneLine("nano", "nano", "tiny", None, "MIT", 1_034_528, 32, 48, 24, 210.4, "files")
+        return [nano, BackboneLine("broken", "mine", "", "no weights")]
+
+    async def get_backbone(self, name: str, *, measure: bool) -> BackboneDescription:
+        if name != "nano":
+            raise NotFound(f"no plugin offers {name!r}; did you mean nano?")
+        speed = Speed("backbone", 32, 99.5, "cpu", "a processor", 2, 1.5)
+        return replace(NANO, speeds=(speed,) if measure else ())
 
     # -- inside
 

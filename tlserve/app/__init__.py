@@ -4,6 +4,7 @@ from tlserve.app.daemon import Daemon, Started
 from tlserve.app.run import (
     BackboneSurvey,
     TrainOutcome,
+    describe_backbone_once,
     serve,
     survey_backbones_once,
     train_once,
@@ -14,6 +15,7 @@ __all__ = [
     "Daemon",
     "Started",
     "TrainOutcome",
+    "describe_backbone_once",
     "serve",
     "survey_backbones_once",
     "train_once",

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tlserve.app.backbones import backbone_description, backbone_lines
 from tlserve.app.labelling import add_image
 from tlserve.app.summaries import statistics_of, summary_of, unusable_folder
+from tlserve.core.backbones import BackboneDescription
 from tlserve.core.errors import (
     BadInput,
     DeadlinePassed,
@@ -24,7 +26,13 @@ from tlserve.core.errors import (
     UnknownVersion,
 )
 from tlserve.core.lifecycle import Promotion
-from tlserve.core.messages import BackbonesListed, ListBackbonesJob
+from tlserve.core.messages import (
+    BackboneDescribed,
+    BackboneEntry,
+    BackbonesListed,
+    DescribeBackboneJob,
+    ListBackbonesJob,
+)
 from tlserve.core.types import Pixels, check_model_name
 from tlserve.rpc.backend import (
     AddedImage,
@@ -227,12 +235,17 @@ class DaemonBackend:
         try:
             async with asyncio.timeout(patience):
                 done = await self._daemon.scheduler.errand(ListBackbonesJob(uuid.uuid4().hex))
+            assert isinstance(done, BackbonesListed)
+            entries = done.backbones
         except TimeoutError:
-            return [
-                BackboneLine(**entry) for entry in json.loads(await asyncio.to_thread(catalogue.read_text))
-            ]
-        assert isinstance(done, BackbonesListed)
-        return [BackboneLine(e.name, e.plugin, e.detail, e.error) for e in done.backbones]
+            text = await asyncio.to_thread(catalogue.read_text)
+            entries = tuple(BackboneEntry(**entry) for entry in json.loads(text))
+        return await asyncio.to_thread(backbone_lines, entries, self._daemon.layout.backbones)
+
+    async def get_backbone(self, name: str, *, measure: bool) -> BackboneDescription:
+        told = await self._daemon.scheduler.errand(DescribeBackboneJob(uuid.uuid4().hex, name, measure))
+        assert isinstance(told, BackboneDescribed)
+        return await asyncio.to_thread(backbone_description, told, self._daemon.layout.backbones)
 
     # -- parts
 

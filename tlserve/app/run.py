@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import signal
@@ -13,16 +14,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tlserve.app.backbones import backbone_description, backbone_lines
 from tlserve.app.board import Board
 from tlserve.app.daemon import Daemon, Started, trainer_command
 from tlserve.app.lock import StateLock
+from tlserve.core.backbones import BackboneDescription
 from tlserve.core.messages import (
+    BackboneDescribed,
     BackboneEntry,
     BackbonesChecked,
     BackbonesListed,
     CheckBackbonesJob,
+    DescribeBackboneJob,
     Event,
     ExportJob,
+    Job,
     ListBackbonesJob,
     PassDone,
     PassJob,
@@ -33,8 +39,8 @@ from tlserve.core.types import check_model_name
 from tlserve.observe import set_up_logging
 from tlserve.release import VersionStore, promoted
 from tlserve.release.layout import StateLayout
-from tlserve.rpc.backend import ModelEvent
-from tlserve.schedule import TrainerKeeper
+from tlserve.rpc.backend import BackboneLine, ModelEvent
+from tlserve.schedule import LastEvent, TrainerKeeper
 from tlserve.settings import Settings, load_model_file, recipe_for
 
 log = logging.getLogger("tlserve.app")
@@ -58,8 +64,8 @@ class TrainOutcome:
 class BackboneSurvey:
     """What `survey_backbones_once` found; an entry with an `error` is of no use."""
 
-    offered: tuple[BackboneEntry, ...]
-    """All that the installed plugins offer."""
+    offered: tuple[BackboneLine, ...]
+    """All that the installed plugins offer, with what the builds in the state directory know of it."""
     checked: tuple[BackboneEntry, ...]
     """The backbones that were asked about, each loaded with its weights; in that order."""
 
@@ -88,7 +94,32 @@ def survey_backbones_once(settings: Settings, names: Sequence[str]) -> BackboneS
     Asked of a trainer that is started for it and ends with it; needs no state directory of its own, so
     a daemon may run meanwhile. A plugin may download weights that it does not have yet. Raises TrainerFailed.
     """
-    return asyncio.run(_survey_backbones(settings, tuple(names)))
+    jobs = ListBackbonesJob(uuid.uuid4().hex), CheckBackbonesJob(uuid.uuid4().hex, tuple(names))
+    with tempfile.TemporaryDirectory(prefix="tlserve-") as state:
+        listed, checked = asyncio.run(_run_errands(settings, Path(state), *jobs))
+    assert isinstance(listed, BackbonesListed)
+    assert isinstance(checked, BackbonesChecked)
+    builds = StateLayout(settings.state.absolute()).backbones
+    return BackboneSurvey(tuple(backbone_lines(listed.backbones, builds)), checked.backbones)
+
+
+def describe_backbone_once(settings: Settings, name: str, *, measure: bool = False) -> BackboneDescription:
+    """Load one backbone, as `survey_backbones_once` does, and tell all about it.
+
+    measure: make its build and run it, in the state directory if there is one, else for this once.
+    Raises NotFound, BackboneProblem, StateLocked (to measure while a daemon owns the state), TrainerFailed.
+    """
+    layout = StateLayout(settings.state.absolute())
+    with contextlib.ExitStack() as stack:
+        if measure and layout.root.is_dir():
+            stack.enter_context(StateLock(layout.lock, holder="tlserve backbones"))
+            state = layout.root
+        else:
+            state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tlserve-")))
+        job = DescribeBackboneJob(uuid.uuid4().hex, name, measure)
+        (told,) = asyncio.run(_run_errands(settings, state, job))
+    assert isinstance(told, BackboneDescribed)
+    return backbone_description(told, layout.backbones)
 
 
 async def _run_until_signalled(settings: Settings, on_started: Callable[[Started], None] | None) -> None:
@@ -148,14 +179,10 @@ async def _train(settings: Settings, folder: Path, tell: Tell) -> TrainOutcome:
     return TrainOutcome(done, state.live)
 
 
-async def _survey_backbones(settings: Settings, names: tuple[str, ...]) -> BackboneSurvey:
-    with tempfile.TemporaryDirectory(prefix="tlserve-") as state:
-        keeper = TrainerKeeper(trainer_command(settings, Path(state), niceness=0), lambda event: None)
-        try:
-            listed = await keeper.run(ListBackbonesJob(uuid.uuid4().hex))
-            checked = await keeper.run(CheckBackbonesJob(uuid.uuid4().hex, names))
-        finally:
-            await keeper.stop()
-    assert isinstance(listed, BackbonesListed)
-    assert isinstance(checked, BackbonesChecked)
-    return BackboneSurvey(listed.backbones, checked.backbones)
+async def _run_errands(settings: Settings, state: Path, *jobs: Job) -> list[LastEvent]:
+    """Have a trainer of its own do these jobs, one after the other."""
+    keeper = TrainerKeeper(trainer_command(settings, state, niceness=0), lambda event: None)
+    try:
+        return [await keeper.run(job) for job in jobs]
+    finally:
+        await keeper.stop()

@@ -1,31 +1,20 @@
-"""Commands that show what a running daemon knows: models, versions, report, backbones."""
+"""Commands that show what a running daemon knows: models, versions, report."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from tlserve.cli import wording
-from tlserve.cli.options import (
-    ADDRESS_OPTION,
-    DEFAULT_ADDRESS,
-    Address,
-    AsJson,
-    ConfigFile,
-    ModelName,
-    connect,
-)
+from tlserve.cli.options import DEFAULT_ADDRESS, Address, AsJson, ModelName, connect
 from tlserve.cli.report import report_parts
-from tlserve.cli.terminal import Listing, say, say_folded, show, show_json, show_listing, table
-from tlserve.core.errors import Unavailable
+from tlserve.cli.terminal import Listing, say, say_folded, show, show_json, show_listing
 
 if TYPE_CHECKING:
-    from tlserve.rpc.backend import BackboneLine, ModelSummary, VersionLine
+    from tlserve.rpc.backend import ModelSummary, VersionLine
 
 
 def models(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
@@ -71,39 +60,6 @@ def report(
         show(part)
 
 
-def backbones(
-    address: Annotated[str | None, ADDRESS_OPTION] = None, config: ConfigFile = None, as_json: AsJson = False
-) -> None:
-    """List the feature extractors that the installed plugins offer, and what is wrong with broken ones.
-
-    Without a daemon, the plugins installed here are asked.
-    """
-    found = ask_for_backbones(address, config)
-    if as_json:
-        show_json(found)
-    elif found:
-        show(backbones_table(found))
-    else:
-        say("The daemon has not listed its backbones yet; ask again in a moment.")
-
-
-def ask_for_backbones(address: str | None, config: Path | None) -> Sequence[BackboneLine]:
-    """From the daemon; from the plugins here where none runs and no address was given."""
-    try:
-        with connect(DEFAULT_ADDRESS if address is None else address) as client:
-            return client.backbones()
-    except Unavailable:
-        if address is not None:
-            raise
-    from tlserve.app import survey_backbones_once
-    from tlserve.rpc.backend import BackboneLine
-    from tlserve.settings import load_settings
-
-    say(f"No daemon answers at {DEFAULT_ADDRESS}; the plugins installed here were asked.")
-    survey = survey_backbones_once(load_settings({}, config), ())
-    return [BackboneLine(one.name, one.plugin, one.detail, one.error) for one in survey.offered]
-
-
 def models_listing(found: Sequence[ModelSummary]) -> Listing:
     """Each model, and in words what it does or lacks."""
     headings = ("model", "live", "accuracy", "95 % interval", "images", "classes", "promotion", "phase")
@@ -142,19 +98,6 @@ def versions_listing(found: Sequence[VersionLine]) -> Listing:
     right = ("accuracy", "images", "classes", "drop to live")
     reasons = [f"{one.reason} (backbone {one.backbone})" for one in found]
     return Listing(headings, rows, "reason", reasons, right)
-
-
-def backbones_table(found: Sequence[BackboneLine]) -> Table:
-    rows = [
-        (one.name, one.plugin, Text(one.error, style="red") if one.error else _short_detail(one.detail))
-        for one in found
-    ]
-    return table(("backbone", "plugin", "detail"), rows)
-
-
-def _short_detail(detail: str) -> str:
-    """Without the object inside the package, which is the same in every row: that is for `--json`."""
-    return detail.removeprefix("package ").partition(",")[0] if detail.startswith("package ") else detail
 
 
 def _say_problems(found: Sequence[ModelSummary]) -> None:

@@ -85,6 +85,12 @@ def show(item: Table | Text | str) -> None:
         print(line.rstrip(), file=sys.stdout)
 
 
+def terminal_columns() -> int | None:
+    """How wide stdout is; None where it is no terminal."""
+    console = to_stdout()
+    return console.width if console.is_terminal else None
+
+
 def show_listing(listing: Listing) -> None:
     """A listing to stdout, shaped for whoever reads there."""
     console = to_stdout()

@@ -48,6 +48,19 @@ def count(n: int, noun: str, plural: str = "") -> str:
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
+def parameters(n: int) -> str:
+    """25_557_032 -> 25.6M; 8,410 -> 8k."""
+    for size, letter in ((1e9, "B"), (1e6, "M")):
+        if n >= 0.9995 * size:
+            return f"{n / size:.1f}{letter}"
+    return f"{n / 1e3:.0f}k" if n >= 1000 else str(n)
+
+
+def speed(per_second: float) -> str:
+    """1234.5 -> 1,234; 4.23 -> 4.2."""
+    return f"{per_second:,.0f}" if per_second >= 9.95 else f"{per_second:.1f}"
+
+
 def local_time(iso_utc: str) -> str:
     """An ISO 8601 moment in the reader's own time zone; what is no moment comes back as it is."""
     try:

@@ -14,12 +14,14 @@ from tlserve.client.asynchronous import AsyncClient
 from tlserve.client.errors import ServerBusy, ServerProblem
 from tlserve.client.operations import DEFAULT_ADDRESS, Image
 from tlserve.client.synchronous import Client
+from tlserve.core.backbones import BackboneDescription, Speed
 from tlserve.rpc.backend import AddedImage, BackboneLine, ModelEvent, ModelSummary, VersionLine
 
 __all__ = [
     "DEFAULT_ADDRESS",
     "AddedImage",
     "AsyncClient",
+    "BackboneDescription",
     "BackboneLine",
     "Classification",
     "Client",
@@ -28,5 +30,6 @@ __all__ = [
     "ModelSummary",
     "ServerBusy",
     "ServerProblem",
+    "Speed",
     "VersionLine",
 ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tlserve.rpc._gen import tlserve_v1_pb2 as v1
-from tlserve.rpc.backend import AddedImage, BackboneLine, ModelEvent, ModelSummary, VersionLine
+from tlserve.rpc.backend import AddedImage, ModelEvent, ModelSummary, VersionLine
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +54,22 @@ def read_model(line: v1.ModelSummary) -> ModelSummary:
         model=line.model,
         phase=line.phase,
         ready=line.ready,
-        live=_optional(line, "live"),
-        previous=_optional(line, "previous"),
+        live=optional(line, "live"),
+        previous=optional(line, "previous"),
         promotion=line.promotion,
         images=line.images,
         counts=dict(line.counts),
-        accuracy=_optional(line, "accuracy"),
-        accuracy_low=_optional(line, "accuracy_low"),
-        accuracy_high=_optional(line, "accuracy_high"),
+        accuracy=optional(line, "accuracy"),
+        accuracy_low=optional(line, "accuracy_low"),
+        accuracy_high=optional(line, "accuracy_high"),
         backbone=line.backbone,
         message=line.message,
         problems=tuple((p.kind, p.where, p.reason) for p in line.problems),
         n_problems=line.n_problems,
         done=line.done,
         total=line.total,
-        per_second=_optional(line, "per_second"),
-        seconds_left=_optional(line, "seconds_left"),
+        per_second=optional(line, "per_second"),
+        seconds_left=optional(line, "seconds_left"),
     )
 
 
@@ -79,11 +79,11 @@ def read_version(line: v1.VersionLine) -> VersionLine:
         state=line.state,
         images=line.images,
         classes=tuple(line.classes),
-        accuracy=_optional(line, "accuracy"),
+        accuracy=optional(line, "accuracy"),
         backbone=line.backbone,
         created=line.created,
         reason=line.reason,
-        drop_to_live_seconds=_optional(line, "drop_to_live_seconds"),
+        drop_to_live_seconds=optional(line, "drop_to_live_seconds"),
         pinned=line.pinned,
     )
 
@@ -95,21 +95,17 @@ def read_event(event: v1.ModelEvent) -> ModelEvent:
         kind=event.kind,
         message=event.message,
         phase=event.phase,
-        version=_optional(event, "version"),
+        version=optional(event, "version"),
         done=event.done,
         total=event.total,
-        per_second=_optional(event, "per_second"),
-        seconds_left=_optional(event, "seconds_left"),
+        per_second=optional(event, "per_second"),
+        seconds_left=optional(event, "seconds_left"),
     )
-
-
-def read_backbone(line: v1.BackboneLine) -> BackboneLine:
-    return BackboneLine(line.name, line.plugin, line.detail, _optional(line, "error"))
 
 
 def read_added(image: v1.AddedImage) -> AddedImage:
     return AddedImage(image.path, image.digest, image.already_there)
 
 
-def _optional(message: Any, field: str) -> Any:
+def optional(message: Any, field: str) -> Any:
     return getattr(message, field) if message.HasField(field) else None

@@ -17,6 +17,7 @@ from tlserve.client.answers import Classification, read_event, read_stream_answe
 from tlserve.client.channel import READY_POLL_SECONDS, channel_options, serialize
 from tlserve.client.download import download
 from tlserve.client.errors import not_ready, translated
+from tlserve.core.backbones import BackboneDescription
 from tlserve.core.errors import DeadlinePassed, TlserveError, Unavailable
 from tlserve.rpc._gen import tlserve_v1_pb2 as v1
 from tlserve.rpc.backend import AddedImage, BackboneLine, ModelEvent, ModelSummary, VersionLine
@@ -150,6 +151,14 @@ class AsyncClient:
 
     async def backbones(self) -> list[BackboneLine]:
         return await self._run(ops.backbones())
+
+    async def backbone(self, name: str, *, measure: bool = False) -> BackboneDescription:
+        """Load one backbone on the server and tell all about it.
+
+        It waits for a pass that is under way, and a plugin may download weights: a client for it needs a
+        `timeout_seconds` of minutes, or None. measure: make its build too, and run that for some seconds.
+        """
+        return await self._run(ops.backbone(name, measure=measure))
 
     # -- readiness
 

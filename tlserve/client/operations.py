@@ -16,11 +16,12 @@ from google.protobuf.message import Message
 from tlserve.client.answers import (
     Classification,
     read_added,
-    read_backbone,
     read_classifications,
     read_model,
     read_version,
 )
+from tlserve.client.backbones import read_backbone, read_description
+from tlserve.core.backbones import BackboneDescription
 from tlserve.core.errors import BadInput
 from tlserve.rpc._gen import inference_pb2 as oip
 from tlserve.rpc._gen import tlserve_v1_pb2 as v1
@@ -148,6 +149,11 @@ def backbones() -> Operation[list[BackboneLine]]:
         v1.ListBackbonesResponse,
         lambda answer: [read_backbone(line) for line in answer.backbones],
     )
+
+
+def backbone(name: str, *, measure: bool) -> Operation[BackboneDescription]:
+    request = v1.GetBackboneRequest(name=name, measure=measure)
+    return Operation(V1 + "GetBackbone", request, v1.Backbone, read_description)
 
 
 def ready(name: str) -> Operation[bool]:

@@ -13,6 +13,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
+from tlserve.core.backbones import BackboneDescription
 from tlserve.core.judge import Policy
 from tlserve.core.lifecycle import Phase, Promotion
 
@@ -81,6 +82,17 @@ class CheckBackbonesJob:
     job_id: str
     names: tuple[str, ...]
     """As users write them."""
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeBackboneJob:
+    """Load one backbone, weights included, and tell everything about it."""
+
+    job_id: str
+    name: str
+    """As users write it."""
+    measure: bool = False
+    """Make its build too, and measure how fast it runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +198,12 @@ class BackboneEntry:
     plugin: str
     detail: str = ""
     error: str | None = None
+    licence: str | None = None
+    """This and what follows: as far as the plugin knows without loading the backbone."""
+    n_parameters: int | None = None
+    height: int | None = None
+    width: int | None = None
+    row_width: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,12 +219,24 @@ class BackbonesChecked:
     """One for each name that was asked about, in that order."""
 
 
+@dataclass(frozen=True, slots=True)
+class BackboneDescribed:
+    """One of `backbone` and `error` is there. The trainer does not look whether a build lies on disk."""
+
+    job_id: str
+    backbone: BackboneDescription | None
+    error: str | None = None
+    not_found: bool = False
+    """Whether the error is that no plugin offers it."""
+
+
 Message = (
     PassJob
     | ExportJob
     | ExportFileJob
     | ListBackbonesJob
     | CheckBackbonesJob
+    | DescribeBackboneJob
     | Cancel
     | TrainerReady
     | Progress
@@ -216,8 +246,9 @@ Message = (
     | Exported
     | BackbonesListed
     | BackbonesChecked
+    | BackboneDescribed
 )
-Job = PassJob | ExportJob | ExportFileJob | ListBackbonesJob | CheckBackbonesJob
+Job = PassJob | ExportJob | ExportFileJob | ListBackbonesJob | CheckBackbonesJob | DescribeBackboneJob
 Event = (
     TrainerReady
     | Progress
@@ -227,6 +258,7 @@ Event = (
     | Exported
     | BackbonesListed
     | BackbonesChecked
+    | BackboneDescribed
 )
 
 _BY_NAME: dict[str, type] = {kind.__name__: kind for kind in typing.get_args(Message)}

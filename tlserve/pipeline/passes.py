@@ -167,6 +167,7 @@ class _Pass:
                 self._job.job_id, self._job.model, bench.spec.name, result.n_passed, n_bad=len(result.bad)
             )
         )
+        bench.keep_speed(result)
         self._check_cancelled()
         return dict(result.bad)
 

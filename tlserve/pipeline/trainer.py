@@ -9,12 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from tlserve.core.errors import TlserveError
+from tlserve.core.backbones import BackboneDescription
+from tlserve.core.errors import BackboneNotFound, TlserveError
 from tlserve.core.messages import (
+    BackboneDescribed,
     BackboneEntry,
     BackbonesChecked,
     BackbonesListed,
     CheckBackbonesJob,
+    DescribeBackboneJob,
     Exported,
     ExportFileJob,
     ExportJob,
@@ -28,8 +31,10 @@ from tlserve.ingest import Catalog
 from tlserve.pipeline.channel import Channel
 from tlserve.pipeline.passes import run_pass
 from tlserve.pipeline.workshop import Workshop
+from tlserve.plugin_api import TrainableBackbone
 from tlserve.release.disk import replace_file
 from tlserve.release.layout import StateLayout
+from tlserve.runtime import BuildSpec
 
 log = logging.getLogger("tlserve.pipeline")
 
@@ -79,6 +84,8 @@ class Trainer:
                 self._list_backbones(job, shop)
             case CheckBackbonesJob():
                 self._check_backbones(job, shop)
+            case DescribeBackboneJob():
+                self._describe_backbone(job, shop)
 
     def _pass(self, job: PassJob, shop: Workshop) -> None:
         shop.catalog.job_started(job.job_id, job.model, job.recipe.backbone)
@@ -125,6 +132,34 @@ class Trainer:
         shop.plugins.reload()
         checked = tuple(_checked(name, shop) for name in job.names)
         self._channel.send(BackbonesChecked(job.job_id, checked))
+
+    def _describe_backbone(self, job: DescribeBackboneJob, shop: Workshop) -> None:
+        try:
+            found = described(job.name, shop, measure=job.measure)
+            self._channel.send(BackboneDescribed(job.job_id, found))
+        except Exception as exc:
+            error = _words(exc, f"the description of backbone {job.name!r}")
+            not_found = isinstance(exc, BackboneNotFound)
+            self._channel.send(BackboneDescribed(job.job_id, None, error, not_found))
+
+
+def described(name: str, shop: Workshop, *, measure: bool) -> BackboneDescription:
+    """Load a backbone and tell all about it. Raises TlserveError, such as BackboneNotFound.
+
+    measure: make its build too, unless it is there, and run that.
+    """
+    shop.plugins.reload()
+    plugin = shop.plugins.plugin_of(name)
+    backbone = shop.plugins.load(name)
+    return BackboneDescription(
+        name=name,
+        plugin=plugin,
+        source=shop.plugins.source_of(plugin),
+        info=backbone.info,
+        trainable=isinstance(backbone, TrainableBackbone),
+        build=BuildSpec.of(backbone.info, plugin).digest,
+        speeds=shop.measure(backbone, plugin) if measure else (),
+    )
 
 
 def _checked(name: str, shop: Workshop) -> BackboneEntry:

@@ -7,17 +7,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from tlserve.core.backbones import FROM_FILES, Speed
 from tlserve.core.errors import BackboneProblem
-from tlserve.features import Extractor, FeatureStore
+from tlserve.features import ExtractionResult, Extractor, FeatureStore
 from tlserve.ingest import Catalog
+from tlserve.plugin_api import Backbone
 from tlserve.plugin_host import PluginHost, make_build
 from tlserve.release import VersionStore
 from tlserve.release.layout import StateLayout
-from tlserve.runtime import BackboneSession, Device, choose_device, read_build_spec
+from tlserve.runtime import (
+    BackboneSession,
+    Device,
+    choose_device,
+    measure,
+    observed,
+    read_build_spec,
+    record_speeds,
+    usable_cores,
+)
 
 TIDY_EVERY_SECONDS = 900.0
 ONE_IMAGE_STREAM_PER_CORE = 1
 """Session threads for extraction: each core takes its own images all the way, which wastes nothing."""
+FEWEST_FOR_A_SPEED = 256
+"""Images; fewer pass too quickly for their rate to mean anything."""
 
 
 class Workshop:
@@ -74,6 +87,20 @@ class Workshop:
         """Whether `build` would only look it up: it was made, or found, by this process."""
         return backbone in self._builds
 
+    def measure(self, backbone: Backbone, plugin: str) -> tuple[Speed, ...]:
+        """How fast a backbone runs here, as it would serve; kept beside its build, which is made for it.
+
+        Raises BackboneProblem, StoreUnavailable, CorruptState.
+        """
+        folder = make_build(backbone, plugin, self.layout.backbones, self.device)
+        session = BackboneSession.open(folder, self.device, threads=self._threads)
+        try:
+            speeds = measure(session)
+        finally:
+            session.close()
+        record_speeds(folder, speeds)
+        return speeds
+
     def tidy(self) -> None:
         """Give back the space of cached rows that no image needs any more; seldom, as it reads them all."""
         now = time.monotonic()
@@ -128,6 +155,14 @@ class Bench:
                 self._folder, self._device, threads=self._threads or ONE_IMAGE_STREAM_PER_CORE
             )
         return Extractor(self._session, self.store, max_pixels=max_pixels)
+
+    def keep_speed(self, result: ExtractionResult) -> None:
+        """Note beside the build how fast images went through, if they were enough to tell."""
+        if result.n_passed >= FEWEST_FOR_A_SPEED:
+            speed = observed(
+                FROM_FILES, result.n_passed, result.seconds, device=self._device, threads=usable_cores()
+            )
+            record_speeds(self._folder, [speed])
 
     def close(self) -> None:
         self.store.close()

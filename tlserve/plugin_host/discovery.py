@@ -5,6 +5,7 @@ Finding runs none of their code; `Claim.open` does.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import sys
@@ -44,14 +45,26 @@ def installed_claims(entry_points: Iterable[EntryPoint]) -> Iterator[Claim]:
 
 
 def folder_claims(folders: Sequence[Path]) -> Iterator[Claim]:
-    """One claim per .py file; names that begin with `_` or `.` are the author's own business."""
-    for folder in folders:
+    """One claim per .py file; names that begin with `_` or `.` are the author's own business.
+
+    A folder that is named twice counts once.
+    """
+    for folder in {folder.resolve(): folder for folder in folders}.values():
         if not folder.is_dir():
             yield Claim(folder.name or str(folder), f"plugin folder {folder}", partial(_no_folder, folder))
-            continue
-        for path in sorted(folder.glob("*.py")):
-            if not path.name.startswith(("_", ".")):
-                yield Claim(path.stem, f"file {path}", partial(_plugin_of_file, path))
+        for path in _plugin_files(folder):
+            yield Claim(path.stem, f"file {path}", partial(_plugin_of_file, path))
+
+
+def folder_stamp(folders: Sequence[Path]) -> object:
+    """Equal as long as no plugin file of the folders is added, edited or removed."""
+    stamp: list[tuple[str, int, int, int]] = []
+    for folder in folders:
+        for path in _plugin_files(folder):
+            with contextlib.suppress(OSError):  # removed since it was listed
+                now = path.stat()
+                stamp.append((str(path), now.st_mtime_ns, now.st_size, now.st_ino))
+    return stamp
 
 
 def opened(claim: Claim) -> Plugin:
@@ -75,6 +88,10 @@ def described(exc: BaseException) -> str:
     """An error of foreign code in one line: its kind and what it says."""
     text = " ".join(str(exc).split())
     return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+
+
+def _plugin_files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.glob("*.py")) if not path.name.startswith(("_", "."))]
 
 
 def _plugin_of_file(path: Path) -> object:

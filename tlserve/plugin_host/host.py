@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib.metadata
+import operator
 from collections.abc import Iterable, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -11,12 +13,30 @@ from pathlib import Path
 from tlserve.core.errors import BackboneNotFound, BackboneProblem
 from tlserve.core.messages import BackboneEntry
 from tlserve.core.promises import info_faults
-from tlserve.plugin_api import ENTRY_POINT_GROUP, Backbone, BackboneError, Plugin, UnknownArchitecture
-from tlserve.plugin_host.discovery import PREFIX, Claim, described, folder_claims, installed_claims, opened
+from tlserve.plugin_api import (
+    ENTRY_POINT_GROUP,
+    Backbone,
+    BackboneError,
+    BackboneFacts,
+    DescribingPlugin,
+    Plugin,
+    UnknownArchitecture,
+)
+from tlserve.plugin_host.discovery import (
+    PREFIX,
+    Claim,
+    described,
+    folder_claims,
+    folder_stamp,
+    installed_claims,
+    opened,
+)
 
 
 class PluginHost:
     """Plugins from entry points and from folders of single files.
+
+    Files that are added, edited or removed later count at once; packages, after `reload`.
 
     folders: searched for .py files; one that is missing is an entry of the catalogue, not an error.
     entry_points: in place of those of the installed packages.
@@ -29,10 +49,12 @@ class PluginHost:
         self._entry_points = None if entry_points is None else tuple(entry_points)
         self._claims: dict[str, list[Claim]] = {}
         self._opened: dict[str, Plugin] = {}
+        self._stamp: object = None
         self.reload()
 
     def reload(self) -> None:
-        """Look again: new, changed and removed files count from now on. Runs no plugin yet."""
+        """Look again at packages and files, also at those that seem unchanged. Runs no plugin yet."""
+        self._stamp = folder_stamp(self._folders)
         points = self._entry_points
         if points is None:
             points = tuple(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP))
@@ -42,6 +64,7 @@ class PluginHost:
 
     def catalogue(self) -> tuple[BackboneEntry, ...]:
         """Everything users may write, sorted by plugin; a broken plugin is one entry with its error."""
+        self._look_at_files()
         return tuple(entry for prefix in sorted(self._claims) for entry in self._entries(prefix))
 
     def load(self, name: str) -> Backbone:
@@ -49,6 +72,7 @@ class PluginHost:
 
         Raises BackboneNotFound, or BackboneProblem naming the plugin and what is wrong with it.
         """
+        self._look_at_files()
         prefix, rest = _split(name)
         if prefix not in self._claims:
             raise BackboneNotFound(self._not_found(name))
@@ -58,7 +82,7 @@ class PluginHost:
             is_backbone = isinstance(backbone, Backbone)
             faults = info_faults(backbone.info) if is_backbone else ()
         except UnknownArchitecture as exc:
-            raise BackboneNotFound(f"plugin {prefix!r}: {exc}") from exc
+            raise BackboneNotFound(f"plugin {prefix!r}: {exc}{_near_names(plugin, rest, str(exc))}") from exc
         except BackboneError as exc:
             raise BackboneProblem(f"plugin {prefix!r}: {exc}") from exc
         except (Exception, SystemExit) as exc:
@@ -74,28 +98,44 @@ class PluginHost:
 
     def plugin_of(self, name: str) -> str:
         """The plugin (its prefix) that answers for `name`. Raises BackboneNotFound."""
+        self._look_at_files()
         prefix, _ = _split(name)
         if prefix not in self._claims:
             raise BackboneNotFound(self._not_found(name))
         return prefix
 
+    def claimed_by(self, prefix: str) -> tuple[str, ...]:
+        """Where the plugins with this prefix are, in words; empty if it is free. Runs no plugin."""
+        self._look_at_files()
+        return tuple(claim.source for claim in self._claims.get(prefix, ()))
+
+    def source_of(self, prefix: str) -> str:
+        """Where the plugin with this prefix was found, in words."""
+        return " and ".join(claim.source for claim in self._claims[prefix])
+
+    def _look_at_files(self) -> None:
+        if folder_stamp(self._folders) != self._stamp:
+            self.reload()
+
     def _plugin(self, prefix: str) -> Plugin:
         claims = self._claims[prefix]
         if len(claims) > 1:
-            sources = " and ".join(claim.source for claim in claims)
-            raise BackboneProblem(f"two plugins claim the prefix {prefix!r}: {sources}; rename or remove one")
+            raise BackboneProblem(
+                f"two plugins claim the prefix {prefix!r}: {self.source_of(prefix)}; rename or remove one"
+            )
         if prefix not in self._opened:
             self._opened[prefix] = opened(claims[0])
         return self._opened[prefix]
 
     def _entries(self, prefix: str) -> list[BackboneEntry]:
-        source = " and ".join(claim.source for claim in self._claims[prefix])
+        source = self.source_of(prefix)
         try:
-            names = _listed_names(self._plugin(prefix))
+            plugin = self._plugin(prefix)
+            names = _listed_names(plugin)
         except (Exception, SystemExit) as exc:
             known = isinstance(exc, BackboneProblem | BackboneError)
             return [BackboneEntry(prefix, prefix, source, str(exc) if known else described(exc))]
-        return [BackboneEntry(_written(prefix, rest), prefix, source) for rest in names]
+        return [_entry(plugin, prefix, rest, source) for rest in names]
 
     def _not_found(self, name: str) -> str:
         if name.endswith(".onnx") and "onnx" in self._claims:
@@ -121,6 +161,48 @@ def _listed_names(plugin: Plugin) -> tuple[str, ...]:
     if isinstance(listed, list | tuple) and all(isinstance(name, str) for name in listed):
         return tuple(listed)
     raise BackboneError(f"its `names` must give a list or tuple of texts, got {listed!r}")
+
+
+def _entry(plugin: Plugin, prefix: str, rest: str, source: str) -> BackboneEntry:
+    facts = _facts(plugin, rest)
+    return BackboneEntry(
+        _written(prefix, rest),
+        prefix,
+        source,
+        licence=facts.licence if isinstance(facts.licence, str) and facts.licence else None,
+        n_parameters=_whole(facts.n_parameters),
+        height=_whole(facts.height),
+        width=_whole(facts.width),
+        row_width=_whole(facts.row_width),
+    )
+
+
+def _facts(plugin: Plugin, rest: str) -> BackboneFacts:
+    """What the plugin says before loading; nothing where it cannot, or breaks: a listing needs no more."""
+    if isinstance(plugin, DescribingPlugin):
+        with contextlib.suppress(Exception, SystemExit):
+            facts: object = plugin.facts(rest)
+            if isinstance(facts, BackboneFacts):
+                return facts
+    return BackboneFacts()
+
+
+def _whole(number: object) -> int | None:
+    """A count that makes sense, or None; foreign whole numbers (of numpy) become Python's."""
+    try:
+        whole = operator.index(number)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+    return whole if whole >= 1 and not isinstance(number, bool) else None
+
+
+def _near_names(plugin: Plugin, rest: str, said: str) -> str:
+    """Names of the plugin that look like `rest`, for an error that does not tell them itself."""
+    with contextlib.suppress(Exception, SystemExit):
+        near = difflib.get_close_matches(rest, _listed_names(plugin), n=3)
+        if near and not any(name in said for name in near):
+            return f"; did you mean {' or '.join(near)}?"
+    return ""
 
 
 def _written(prefix: str, rest: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from tlserve.core.backbones import BackboneDescription
 from tlserve.core.types import Features, Pixels, Probabilities
 
 
@@ -101,6 +102,16 @@ class BackboneLine:
     plugin: str
     detail: str
     error: str | None
+    licence: str | None = None
+    """This and what follows: as far as it is known without loading the backbone."""
+    n_parameters: int | None = None
+    height: int | None = None
+    width: int | None = None
+    row_width: int | None = None
+    images_per_second: float | None = None
+    """Where it was measured on the machine of the state directory."""
+    measured: str = ""
+    """What was: `backbone` (alone, in batches) or `files` (from file to row, while learning)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,3 +235,7 @@ class Backend(Protocol):
         ...
 
     async def list_backbones(self) -> Sequence[BackboneLine]: ...
+
+    async def get_backbone(self, name: str, *, measure: bool) -> BackboneDescription:
+        """Load it, and tell all about it; with `measure`, make its build and run that for some seconds."""
+        ...

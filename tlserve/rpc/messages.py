@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
+from tlserve.core.backbones import BackboneDescription
 from tlserve.rpc._gen import tlserve_v1_pb2 as v1
 from tlserve.rpc.backend import AddedImage, Answer, BackboneLine, ModelEvent, ModelSummary, VersionLine
 
@@ -87,7 +90,41 @@ def model_event(event: ModelEvent) -> v1.ModelEvent:
 
 
 def backbone_line(line: BackboneLine) -> v1.BackboneLine:
-    return v1.BackboneLine(name=line.name, plugin=line.plugin, detail=line.detail, error=line.error)
+    return v1.BackboneLine(
+        name=line.name,
+        plugin=line.plugin,
+        detail=line.detail,
+        error=line.error,
+        licence=line.licence,
+        n_parameters=line.n_parameters,
+        height=line.height,
+        width=line.width,
+        row_width=line.row_width,
+        images_per_second=line.images_per_second,
+        measured=line.measured,
+    )
+
+
+def backbone(found: BackboneDescription) -> v1.Backbone:
+    info = found.info
+    return v1.Backbone(
+        name=found.name,
+        plugin=found.plugin,
+        source=found.source,
+        licence=info.licence,
+        n_parameters=info.n_parameters,
+        weights_origin=info.weights_origin,
+        weights_sha256=info.weights_sha256,
+        build_version=info.build_version,
+        image=v1.ImageSpec(**dataclasses.asdict(info.image)),
+        taps=[v1.Tap(name=tap.name, width=tap.width) for tap in info.taps],
+        trainable=found.trainable,
+        build=found.build,
+        build_folder=printable(found.build_folder),
+        build_bytes=found.build_bytes,
+        speeds=[v1.Speed(**dataclasses.asdict(speed)) for speed in found.speeds],
+        declared_name=info.name,
+    )
 
 
 def added_image(image: AddedImage) -> v1.AddedImage:

@@ -132,6 +132,11 @@ class TlserveServicer:
         found = await self._backend.list_backbones()
         return v1.ListBackbonesResponse(backbones=[messages.backbone_line(line) for line in found])
 
+    async def get_backbone(self, request: v1.GetBackboneRequest, _: float | None) -> v1.Backbone:
+        if not request.name:
+            raise BadInput("the request names no backbone")
+        return messages.backbone(await self._backend.get_backbone(request.name, measure=request.measure))
+
     async def export(self, request: v1.ExportRequest, _: float | None) -> AsyncIterator[v1.ExportChunk]:
         name = model_name(request.model)
         graph = memoryview(await self._backend.export(name, version_name(name, request.version)))

@@ -24,6 +24,14 @@ from tlserve.runtime.spec import (
     reference_pixels,
     write_build_spec,
 )
+from tlserve.runtime.speed import (
+    SPEED_FILE,
+    measure,
+    measured_here,
+    observed,
+    read_speeds,
+    record_speeds,
+)
 
 __all__ = [
     "GRAPH_FILE",
@@ -31,6 +39,7 @@ __all__ = [
     "GRAPH_OUTPUT",
     "REFERENCE_FILE",
     "SPEC_FILE",
+    "SPEED_FILE",
     "BackboneSession",
     "BuildSpec",
     "Device",
@@ -39,7 +48,12 @@ __all__ = [
     "available_providers",
     "build_digest",
     "choose_device",
+    "measure",
+    "measured_here",
+    "observed",
     "read_build_spec",
+    "read_speeds",
+    "record_speeds",
     "reference_pixels",
     "usable_cores",
     "write_build_spec",

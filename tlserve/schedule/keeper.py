@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 from tlserve.core.errors import TrainerFailed
 from tlserve.core.messages import (
+    BackboneDescribed,
     BackbonesChecked,
     BackbonesListed,
     Cancel,
@@ -31,7 +32,7 @@ log = logging.getLogger("tlserve.trainer")
 LONGEST_LINE_BYTES = 64 * 2**20
 STDERR_LINES_KEPT = 12
 
-LastEvent = PassDone | Exported | BackbonesListed | BackbonesChecked
+LastEvent = PassDone | Exported | BackbonesListed | BackbonesChecked | BackboneDescribed
 """What ends a job."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from tlserve.plugin_api import BackboneError, Tap, UnknownArchitecture, WeightsU
 from tlserve.testing import check_backbone
 
 SIZE = 16
-SHARED = Path(__file__).resolve().parents[4] / "shared" / "backbones"
 SIDECAR: dict[str, Any] = {
     "name": "small",
     "licence": "CC0-1.0",
@@ -98,12 +98,15 @@ def expected(folder: Path) -> dict[str, Any]:
 
 def check_exports(name: str, folder: Path) -> None:
     """Whatever the file looked like, the export gives the plain classifier's activations for any batch."""
-    backbone = PLUGIN.load(name)
-    backbone.export(folder / "export.onnx")
+    check_activations(name, folder)
+    check_backbone(PLUGIN.load(name))
+
+
+def check_activations(name: str, folder: Path) -> None:
+    PLUGIN.load(name).export(folder / "export.onnx")
     found = outputs_of(folder / "export.onnx", images(3), ["stage1", "features"])
     for array, wanted in zip(found, expected(folder).values(), strict=True):
         np.testing.assert_allclose(array, wanted, rtol=1e-4, atol=1e-5)
-    check_backbone(backbone)
 
 
 def test_a_classifier_is_cut_at_its_taps_and_its_tail_falls_away(tmp_path: Path) -> None:
@@ -213,7 +216,7 @@ def test_tensors_used_only_inside_a_branch_are_kept(tmp_path: Path) -> None:
     model.graph.initializer.append(numpy_helper.from_array(np.array(True), "always"))
     model.graph.node.insert(4, helper.make_node("If", ["always"], ["branched"], **branches))
     model.graph.node[5].input[0] = "branched"
-    check_exports(written(tmp_path, model), tmp_path)
+    check_activations(written(tmp_path, model), tmp_path)
 
 
 def test_the_choice_of_tensors_enters_the_build_version(tmp_path: Path) -> None:
@@ -231,11 +234,11 @@ def test_without_a_sidecar_the_error_holds_one_that_works(tmp_path: Path) -> Non
         PLUGIN.load(name)
     text = str(caught.value)
     assert f"save it as {tmp_path / 'small.json'}" in text
-    assert "relu1" in text
+    assert f"`tlserve backbones inspect {name} --write`" in text
     template = text[text.index("{") : text.rindex("}") + 1]
-    assert json.loads(template)["taps"] == {"features": "flat"}
+    assert json.loads(template)["taps"] == {"stage1": "relu1", "features": "flat"}
     (tmp_path / "small.json").write_text(template)
-    assert PLUGIN.load(name).info.taps == (Tap("features", 12),)
+    assert PLUGIN.load(name).info.taps == (Tap("stage1", 8), Tap("features", 12))
 
 
 @pytest.mark.parametrize(
@@ -245,7 +248,7 @@ def test_without_a_sidecar_the_error_holds_one_that_works(tmp_path: Path) -> Non
         ({"taps": {"features": "flat", "stage1": "relu1"}}, "last of 'taps' must be named 'features'"),
         ({"taps": {}}, "last of 'taps'"),
         ({"taps": ["flat"]}, "field 'taps' must be an object"),
-        ({"input": "image"}, "no input 'image'; its inputs: picture"),
+        ({"input": "image"}, "no input 'image'; its inputs: picture (float32 [N, 3, 16, 16])"),
         ({"input": 3}, "field 'input' must be a text"),
         ({"licence": ""}, "field 'licence'"),
         ({"colour": "red"}, "unknown field colour"),
@@ -302,10 +305,10 @@ def test_paths_may_hold_any_character_and_a_tilde(tmp_path: Path, monkeypatch: p
     assert PLUGIN.load("~/né t.onnx").info.taps[-1].width == 12
 
 
-def test_the_mobilenet_beside_the_repository_keeps_every_promise(tmp_path: Path) -> None:
-    path = SHARED / "mobilenet_v2_imagenet.onnx"
-    if not path.exists():
-        pytest.skip("needs ../shared/backbones")
+def test_the_mobilenet_beside_the_repository_keeps_every_promise(
+    shared: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path = shared("backbones/mobilenet_v2_imagenet.onnx")
     backbone = PLUGIN.load(str(path))
     assert [tap.width for tap in backbone.info.taps] == [24, 32, 96, 160, 1280]
     check_backbone(backbone)

@@ -7,7 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from tlserve.plugin_api import (
     LAST_TAP,
@@ -20,6 +20,8 @@ from tlserve.plugin_api import (
     WeightsUnavailable,
 )
 
+Tokens = Literal["mean", "first"]
+
 _FIELDS = {"name", "licence", "weights_origin", "input", "image", "taps"}
 _WORDS = {
     "crop": get_args(Crop),
@@ -27,6 +29,26 @@ _WORDS = {
     "layout": get_args(Layout),
     "channel_order": get_args(ChannelOrder),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class TapSource:
+    """Where a tap's activations come from, and how they become one row."""
+
+    tensor: str
+    layout: Layout | None = None
+    """Of a feature map; None: as the input's."""
+    tokens: Tokens = "mean"
+    """What stands for tokens [N, T, width]: their mean, or the first one (the class token)."""
+
+    def written(self) -> str | dict[str, str]:
+        """As in the file: the name alone where that says enough."""
+        facts = {"tensor": self.tensor}
+        if self.layout is not None:
+            facts["layout"] = self.layout
+        if self.tokens != "mean":
+            facts["tokens"] = self.tokens
+        return self.tensor if len(facts) == 1 else facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +60,13 @@ class Sidecar:
     input: str
     """Name of the graph's image input."""
     image: ImageSpec
-    taps: tuple[tuple[str, str], ...]
-    """(tap name, tensor name), shallow to deep; the last tap is `features`."""
+    taps: tuple[tuple[str, TapSource], ...]
+    """(tap name, its source), shallow to deep; the last tap is `features`."""
 
     def choice_digest(self) -> str:
         """Stands for the choice of input and tensors, which changes features as much as weights do."""
-        return hashlib.sha256(json.dumps([self.input, self.taps]).encode()).hexdigest()[:12]
+        taps = [(name, source.written()) for name, source in self.taps]
+        return hashlib.sha256(json.dumps([self.input, taps]).encode()).hexdigest()[:12]
 
 
 def sidecar_path(onnx_file: Path) -> Path:
@@ -57,9 +80,17 @@ def read_sidecar(path: Path) -> Sidecar:
     except (OSError, ValueError) as exc:
         raise WeightsUnavailable(f"cannot read {path} as JSON: {exc}") from exc
     try:
+        return parse_sidecar(facts)
+    except BackboneError as exc:
+        raise BackboneError(f"{path}: {exc}") from exc
+
+
+def parse_sidecar(facts: Any) -> Sidecar:
+    """From the JSON's objects. Raises BackboneError naming the field that is wrong."""
+    try:
         return _sidecar(facts)
     except (TypeError, ValueError) as exc:
-        raise BackboneError(f"{path}: {exc}") from exc
+        raise BackboneError(str(exc)) from exc
 
 
 def _sidecar(facts: Any) -> Sidecar:
@@ -120,14 +151,27 @@ def _three(facts: dict[str, Any], field: str) -> tuple[float, float, float]:
     return float(value[0]), float(value[1]), float(value[2])
 
 
-def _taps(facts: Any) -> tuple[tuple[str, str], ...]:
-    if not isinstance(facts, dict) or not all(
-        isinstance(tensor, str) and tensor for tensor in facts.values()
-    ):
+def _taps(facts: Any) -> tuple[tuple[str, TapSource], ...]:
+    if not isinstance(facts, dict):
         raise ValueError(f"field 'taps' must be an object of tap name to tensor name, got {facts!r}")
     if not facts or list(facts)[-1] != LAST_TAP:
         raise ValueError(f"the last of 'taps' must be named {LAST_TAP!r}, got {', '.join(facts) or 'none'}")
-    return tuple(facts.items())
+    return tuple((tap, _tap_source(tap, source)) for tap, source in facts.items())
+
+
+def _tap_source(tap: str, source: Any) -> TapSource:
+    facts = source if isinstance(source, dict) else {"tensor": source}
+    _known(facts, {"tensor", "layout", "tokens"}, f"tap {tap!r}")
+    tensor, layout, tokens = facts.get("tensor"), facts.get("layout"), facts.get("tokens", "mean")
+    if not isinstance(tensor, str) or not tensor:
+        raise ValueError(
+            f"tap {tap!r} must be a tensor name, or an object with 'tensor' and, where it needs them, "
+            f"'layout' or 'tokens'; got {source!r}"
+        )
+    for field, value, words in (("layout", layout, get_args(Layout)), ("tokens", tokens, get_args(Tokens))):
+        if field in facts and value not in words:
+            raise ValueError(f"tap {tap!r}: {field!r} must be one of {', '.join(words)}, got {value!r}")
+    return TapSource(tensor, layout, tokens)
 
 
 def _known(facts: dict[str, Any], known: set[str], where: str) -> None:

@@ -44,12 +44,12 @@ def check_backbones(settings: Settings) -> Iterator[Check]:
         yield ok("backbones", f"{len(sound)} offered by {plugins}")
     else:
         yield fail("backbones", "no plugin offers any", "reinstall tlserve, or install a plugin")
-    for entry in survey.checked:
-        name, wanters = f"backbone {entry.name}", wanted.by[entry.name]
-        if entry.error:
-            yield fail(name, entry.error, _advice(wanters))
+    for checked in survey.checked:
+        name, wanters = f"backbone {checked.name}", wanted.by[checked.name]
+        if checked.error:
+            yield fail(name, checked.error, _advice(wanters))
         else:
-            yield ok(name, f"{entry.detail}; wanted by {_in_words(wanters)}")
+            yield ok(name, f"{checked.detail}; wanted by {_in_words(wanters)}")
 
 
 def wanted_backbones(settings: Settings) -> Wanted:

@@ -302,16 +302,122 @@ class ListBackbonesResponse(_message.Message):
     def __init__(self, backbones: _Optional[_Iterable[_Union[BackboneLine, _Mapping]]] = ...) -> None: ...
 
 class BackboneLine(_message.Message):
-    __slots__ = ("name", "plugin", "detail", "error")
+    __slots__ = ("name", "plugin", "detail", "error", "licence", "n_parameters", "height", "width", "row_width", "images_per_second", "measured")
     NAME_FIELD_NUMBER: _ClassVar[int]
     PLUGIN_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    LICENCE_FIELD_NUMBER: _ClassVar[int]
+    N_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    ROW_WIDTH_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    MEASURED_FIELD_NUMBER: _ClassVar[int]
     name: str
     plugin: str
     detail: str
     error: str
-    def __init__(self, name: _Optional[str] = ..., plugin: _Optional[str] = ..., detail: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
+    licence: str
+    n_parameters: int
+    height: int
+    width: int
+    row_width: int
+    images_per_second: float
+    measured: str
+    def __init__(self, name: _Optional[str] = ..., plugin: _Optional[str] = ..., detail: _Optional[str] = ..., error: _Optional[str] = ..., licence: _Optional[str] = ..., n_parameters: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., row_width: _Optional[int] = ..., images_per_second: _Optional[float] = ..., measured: _Optional[str] = ...) -> None: ...
+
+class GetBackboneRequest(_message.Message):
+    __slots__ = ("name", "measure")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MEASURE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    measure: bool
+    def __init__(self, name: _Optional[str] = ..., measure: _Optional[bool] = ...) -> None: ...
+
+class Backbone(_message.Message):
+    __slots__ = ("name", "plugin", "source", "licence", "n_parameters", "weights_origin", "weights_sha256", "build_version", "image", "taps", "trainable", "build", "build_folder", "build_bytes", "speeds", "declared_name")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PLUGIN_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    LICENCE_FIELD_NUMBER: _ClassVar[int]
+    N_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_SHA256_FIELD_NUMBER: _ClassVar[int]
+    BUILD_VERSION_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    TAPS_FIELD_NUMBER: _ClassVar[int]
+    TRAINABLE_FIELD_NUMBER: _ClassVar[int]
+    BUILD_FIELD_NUMBER: _ClassVar[int]
+    BUILD_FOLDER_FIELD_NUMBER: _ClassVar[int]
+    BUILD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SPEEDS_FIELD_NUMBER: _ClassVar[int]
+    DECLARED_NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    plugin: str
+    source: str
+    licence: str
+    n_parameters: int
+    weights_origin: str
+    weights_sha256: str
+    build_version: str
+    image: ImageSpec
+    taps: _containers.RepeatedCompositeFieldContainer[Tap]
+    trainable: bool
+    build: str
+    build_folder: str
+    build_bytes: int
+    speeds: _containers.RepeatedCompositeFieldContainer[Speed]
+    declared_name: str
+    def __init__(self, name: _Optional[str] = ..., plugin: _Optional[str] = ..., source: _Optional[str] = ..., licence: _Optional[str] = ..., n_parameters: _Optional[int] = ..., weights_origin: _Optional[str] = ..., weights_sha256: _Optional[str] = ..., build_version: _Optional[str] = ..., image: _Optional[_Union[ImageSpec, _Mapping]] = ..., taps: _Optional[_Iterable[_Union[Tap, _Mapping]]] = ..., trainable: _Optional[bool] = ..., build: _Optional[str] = ..., build_folder: _Optional[str] = ..., build_bytes: _Optional[int] = ..., speeds: _Optional[_Iterable[_Union[Speed, _Mapping]]] = ..., declared_name: _Optional[str] = ...) -> None: ...
+
+class ImageSpec(_message.Message):
+    __slots__ = ("height", "width", "resize_short_side", "mean", "std", "crop", "interpolation", "layout", "channel_order")
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    RESIZE_SHORT_SIDE_FIELD_NUMBER: _ClassVar[int]
+    MEAN_FIELD_NUMBER: _ClassVar[int]
+    STD_FIELD_NUMBER: _ClassVar[int]
+    CROP_FIELD_NUMBER: _ClassVar[int]
+    INTERPOLATION_FIELD_NUMBER: _ClassVar[int]
+    LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    CHANNEL_ORDER_FIELD_NUMBER: _ClassVar[int]
+    height: int
+    width: int
+    resize_short_side: int
+    mean: _containers.RepeatedScalarFieldContainer[float]
+    std: _containers.RepeatedScalarFieldContainer[float]
+    crop: str
+    interpolation: str
+    layout: str
+    channel_order: str
+    def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., resize_short_side: _Optional[int] = ..., mean: _Optional[_Iterable[float]] = ..., std: _Optional[_Iterable[float]] = ..., crop: _Optional[str] = ..., interpolation: _Optional[str] = ..., layout: _Optional[str] = ..., channel_order: _Optional[str] = ...) -> None: ...
+
+class Tap(_message.Message):
+    __slots__ = ("name", "width")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    width: int
+    def __init__(self, name: _Optional[str] = ..., width: _Optional[int] = ...) -> None: ...
+
+class Speed(_message.Message):
+    __slots__ = ("of", "batch_size", "images_per_second", "device", "hardware", "threads", "measured_at")
+    OF_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    HARDWARE_FIELD_NUMBER: _ClassVar[int]
+    THREADS_FIELD_NUMBER: _ClassVar[int]
+    MEASURED_AT_FIELD_NUMBER: _ClassVar[int]
+    of: str
+    batch_size: int
+    images_per_second: float
+    device: str
+    hardware: str
+    threads: int
+    measured_at: float
+    def __init__(self, of: _Optional[str] = ..., batch_size: _Optional[int] = ..., images_per_second: _Optional[float] = ..., device: _Optional[str] = ..., hardware: _Optional[str] = ..., threads: _Optional[int] = ..., measured_at: _Optional[float] = ...) -> None: ...
 
 class ExportRequest(_message.Message):
     __slots__ = ("model", "version")
