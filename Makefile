@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOWEST ?= .venv-lowest
 PROTOBUF7 ?= .venv-protobuf7
+TIMM ?= .venv-timm
 
-.PHONY: run test test-lowest test-protobuf7 lint bench proto setup clean
+.PHONY: run test test-lowest test-protobuf7 test-timm lint bench proto setup clean
 
 run: setup
 	$(BIN)/tlserve demo $(ARGS)
@@ -31,11 +32,19 @@ test-protobuf7:
 	$(PROTOBUF7)/bin/python -m pip install --quiet --editable . 'protobuf>=7' pytest pytest-asyncio pytest-timeout
 	$(PROTOBUF7)/bin/python -m pytest tests/rpc tests/client tests/release tests/runtime $(ARGS)
 
+# plugins/timm is a distribution of its own. Here, and not in .venv: `make test` proves that tlserve needs no timm.
+test-timm:
+	test -x $(TIMM)/bin/python || $(PYTHON) -m venv $(TIMM)
+	$(TIMM)/bin/python -m pip install --quiet --upgrade pip
+	$(TIMM)/bin/python -m pip install --quiet --editable . --editable 'plugins/timm[test]'
+	$(TIMM)/bin/python -m pytest plugins/timm $(ARGS)
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	PYTHONPATH=plugins/timm $(BIN)/lint-imports --no-cache --config plugins/timm/pyproject.toml
 
 bench: setup
 	$(BIN)/python -m tests.benchmarks $(ARGS)
@@ -53,4 +62,4 @@ $(STAMP): pyproject.toml
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) $(LOWEST) $(PROTOBUF7) build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(LOWEST) $(PROTOBUF7) $(TIMM) build dist .mypy_cache .ruff_cache .pytest_cache
