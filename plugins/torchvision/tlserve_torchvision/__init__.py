@@ -14,9 +14,16 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlserve.plugin_api import BackboneError, BackboneInfo, Tap, TrainableModule, UnknownArchitecture
+from tlserve.plugin_api import (
+    BackboneError,
+    BackboneFacts,
+    BackboneInfo,
+    Tap,
+    TrainableModule,
+    UnknownArchitecture,
+)
 
-from .architectures import NAMES
+from . import catalogue
 
 if TYPE_CHECKING:
     from .network import TappedNetwork
@@ -65,14 +72,22 @@ class TorchvisionPlugin:
         self._download = download
 
     def names(self) -> tuple[str, ...]:
-        """Raises BackboneError if torch or torchvision is not installed."""
+        """Every architecture and every set of weights that is not an architecture's default; then patterns.
+
+        Raises BackboneError if torch or torchvision is not installed.
+        """
         _check_installed()
-        return (*NAMES, "ARCH@WEIGHTS")
+        return (*catalogue.names(), "ARCH@FILE", "ARCH@random")
+
+    def facts(self, rest: str) -> BackboneFacts | None:
+        """From a table, without importing torch; None for a file, or what is newer than the table."""
+        return catalogue.facts(rest)
 
     def load(self, rest: str) -> TorchvisionBackbone:
         """The backbone `ARCH` or `ARCH@WEIGHTS`.
 
-        Raises UnknownArchitecture, or WeightsUnavailable with how to get the weights.
+        Raises UnknownArchitecture; WeightsUnavailable with how to get the weights; BackboneError, before
+        anything is downloaded, for a network that is too large to be exported.
         """
         _check_installed()
         from . import weights as sources
@@ -81,6 +96,7 @@ class TorchvisionPlugin:
         architecture, _, choice = rest.partition("@")
         name = f"torchvision/{rest}"
         _check_architecture(architecture)
+        _check_size(architecture, choice, name)
         found = sources.find_weights(architecture, choice, self._download or sources.torch_download)
         size = found.image
         if found.state is None:
@@ -88,7 +104,10 @@ class TorchvisionPlugin:
             network = _random_network(architecture, size.height)
             sha256 = sources.digest_of(network.state_dict())
         else:
-            network, sha256 = build(architecture, size.height, initialise=False), found.sha256
+            network = build(
+                architecture, size.height, initialise=False, convolutions_only=found.convolutions_only
+            )
+            sha256 = found.sha256
             load_weights(network, found.state, name)
         info = BackboneInfo(
             name=name,
@@ -118,6 +137,16 @@ def _check_installed() -> None:
     for package in ("torch", "torchvision", "safetensors"):
         if importlib.util.find_spec(package) is None:
             raise BackboneError(f"the torchvision backbones need {package}, which is not installed")
+
+
+def _check_size(architecture: str, choice: str, name: str) -> None:
+    from .network import refuse_too_large
+
+    facts = catalogue.facts(f"{architecture}@{choice}") or catalogue.facts(architecture)
+    try:
+        refuse_too_large((facts and facts.n_parameters) or 0)
+    except BackboneError as exc:
+        raise BackboneError(f"{name}: {exc}") from exc
 
 
 def _check_architecture(architecture: str) -> None:

@@ -19,6 +19,7 @@ from .architectures import EVERY_POOLING, Activations, Family, family_of
 
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
 _ONNX_LIMIT_BYTES = 2**31 - 2**20
+_FLOAT_BYTES = 4
 _OPSET = 18
 
 
@@ -63,8 +64,14 @@ class TappedNetwork(nn.Module):
         return tuple(block for block in blocks if next(block.parameters(), None) is not None)
 
 
-def build(architecture: str, image_size: int, *, initialise: bool) -> TappedNetwork:
-    """The network without weights worth keeping, in inference mode. `image_size` in pixels (ViT only)."""
+def build(
+    architecture: str, image_size: int, *, initialise: bool, convolutions_only: bool = False
+) -> TappedNetwork:
+    """The network without weights worth keeping, in inference mode.
+
+    image_size: side of the input in pixels; a ViT has an embedding for each place of the picture.
+    convolutions_only: of a VGG; its features are then its last pooling, averaged over space.
+    """
     options: dict[str, Any] = {}
     if architecture in ("inception_v3", "googlenet"):
         # Their weights expect inputs in [-1, 1]; torchvision converts from ImageNet's normalisation inside.
@@ -72,9 +79,14 @@ def build(architecture: str, image_size: int, *, initialise: bool) -> TappedNetw
     if architecture.startswith("vit_"):
         options = {"image_size": image_size}
     network = models.get_model(architecture, weights=None, **options).eval()
-    _take_off_last_layer(network)
     family = family_of(architecture)
-    return TappedNetwork(network, _stage_paths(network, family), family.activations).eval()
+    stages = _stage_paths(network, family)
+    if convolutions_only:
+        network.avgpool, network.classifier = nn.AdaptiveAvgPool2d(1), nn.Identity()
+        stages = stages[:-1]  # the last one would equal `features`
+    else:
+        _take_off_last_layer(network)
+    return TappedNetwork(network, stages, family.activations).eval()
 
 
 def load_weights(tapped: TappedNetwork, state: Mapping[str, torch.Tensor], source: str) -> None:
@@ -112,9 +124,8 @@ def write_onnx(tapped: TappedNetwork, path: Path, height: int, width: int) -> No
 
     Raises BackboneError if torch cannot export it, OSError if `path` cannot be written.
     """
-    n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tapped.state_dict().values())
-    if n_bytes > _ONNX_LIMIT_BYTES:
-        raise BackboneError(f"{n_bytes / 1e9:.1f} GB of weights do not fit in one ONNX file (2 GB at most)")
+    refuse_too_large(sum(tensor.numel() for tensor in tapped.state_dict().values()))
+    _touch(path)  # an export takes up to a minute: learn first that its file can be written
     example = torch.zeros(2, 3, height, width)
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -134,6 +145,21 @@ def write_onnx(tapped: TappedNetwork, path: Path, height: int, width: int) -> No
     if program is None:
         raise BackboneError(f"torch {torch.__version__} exported nothing")
     path.write_bytes(program.model_proto.SerializeToString())
+
+
+def refuse_too_large(n_numbers: int) -> None:
+    """Raise BackboneError if a network with so many float32 weights does not fit in one ONNX file."""
+    n_bytes = n_numbers * _FLOAT_BYTES
+    if n_bytes > _ONNX_LIMIT_BYTES:
+        raise BackboneError(f"{n_bytes / 1e9:.1f} GB of weights do not fit in one ONNX file (2 GB at most)")
+
+
+def _touch(path: Path) -> None:
+    is_new = not path.exists()
+    with path.open("ab"):
+        pass
+    if is_new:
+        path.unlink()
 
 
 def _catch(

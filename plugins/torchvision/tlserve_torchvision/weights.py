@@ -18,11 +18,12 @@ from torchvision import models
 
 from tlserve.plugin_api import BackboneError, ImageSpec, WeightsUnavailable
 
+from .catalogue import FEATURES_ONLY, RANDOM, RANDOM_LICENCE, licence_of
+
 Download = Callable[[str, Path, str], None]
 """(address, file to write, beginning of its sha256); raises OSError, or RuntimeError on a wrong hash."""
 
 FILE_ENDINGS = (".safetensors", ".pth", ".pt")
-RANDOM = "random"
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 
@@ -35,6 +36,8 @@ class Weights:
     origin: str
     licence: str
     image: ImageSpec
+    convolutions_only: bool = False
+    """Whether the classifier's hidden layers are missing too (a VGG16 meant for detectors)."""
 
 
 def find_weights(architecture: str, choice: str, download: Download) -> Weights:
@@ -44,17 +47,16 @@ def find_weights(architecture: str, choice: str, download: Download) -> Weights:
     """
     offered = models.get_model_weights(architecture)
     if choice == RANDOM:
-        image = _image_of(offered.DEFAULT)
-        return Weights(
-            None, "", "random numbers (seed 0): for tests only, its features mean nothing", "none", image
-        )
+        origin = "random numbers (seed 0): for tests only, its features mean nothing"
+        return Weights(None, "", origin, RANDOM_LICENCE, image_of(offered.DEFAULT))
     if not choice or choice in offered.__members__:
         return _from_torchvision(architecture, offered[choice or "DEFAULT"], download)
     if choice.endswith(FILE_ENDINGS):
-        return _from_file(Path(choice).expanduser(), _image_of(offered.DEFAULT))
+        return _from_file(Path(choice).expanduser(), offered)
     raise WeightsUnavailable(
         f"torchvision/{architecture}@{choice}: no such weights; write @ and one of "
-        f"{', '.join(offered.__members__)}, or a file ending in {' or '.join(FILE_ENDINGS)}, or {RANDOM}"
+        f"{', '.join(member.name for member in offered)}, or a file ending in {', '.join(FILE_ENDINGS)}, "
+        f"or {RANDOM}"
     )
 
 
@@ -75,8 +77,7 @@ def torch_download(address: str, path: Path, sha256_beginning: str) -> None:
 def _from_torchvision(architecture: str, member: Any, download: Download) -> Weights:
     file_name = member.url.rsplit("/", 1)[-1]
     path = Path(torch.hub.get_dir()) / "checkpoints" / file_name
-    match = re.search(r"-([0-9a-f]{8,})\.", file_name)
-    beginning = match.group(1) if match else ""
+    beginning = digest_beginning(member)
     if not path.exists():
         try:
             download(member.url, path, beginning)
@@ -91,23 +92,44 @@ def _from_torchvision(architecture: str, member: Any, download: Download) -> Wei
         raise WeightsUnavailable(
             f"{path} is damaged: its sha256 should begin with {beginning}; delete it and try again"
         )
-    licence = str(member.meta.get("license", "BSD-3-Clause"))
+    return _of_torchvision(member, _read_tensors(path), sha256)
+
+
+def _of_torchvision(member: Any, state: Mapping[str, torch.Tensor], sha256: str) -> Weights:
     return Weights(
-        _read_tensors(path), sha256, f"{member} of torchvision, {member.url}", licence, _image_of(member)
+        state,
+        sha256,
+        f"{member} of torchvision, {member.url}",
+        licence_of(member.name),
+        image_of(member),
+        convolutions_only=member.name == FEATURES_ONLY,
     )
 
 
-def _from_file(path: Path, image: ImageSpec) -> Weights:
+def _from_file(path: Path, offered: Any) -> Weights:
+    """A file is known for torchvision's own by its digest, wherever it lies; else the default is assumed."""
     if not path.is_file():
         raise WeightsUnavailable(f"no weights file {path} (looked from {Path.cwd()})")
-    licence, origin = "unknown: see where the file came from", f"file {path.name}"
+    state, sha256 = _read_tensors(path), _file_digest(path)
+    found = Weights(
+        state,
+        sha256,
+        f"file {path.name}",
+        "unknown: see where the file came from",
+        image_of(offered.DEFAULT),
+    )
+    if (member := member_of_digest(offered, sha256)) is not None:
+        found = _of_torchvision(member, state, sha256)
     sidecar = path.with_suffix(".json")
-    if sidecar.is_file():
-        facts = _read_sidecar(sidecar)
-        image = _overridden(image, facts.get("image", {}), sidecar)
-        licence = str(facts.get("licence", licence))
-        origin = str(facts.get("weights_origin", origin))
-    return Weights(_read_tensors(path), _file_digest(path), origin, licence, image)
+    if not sidecar.is_file():
+        return found
+    facts = _read_sidecar(sidecar)
+    return dataclasses.replace(
+        found,
+        image=_overridden(found.image, facts.get("image", {}), sidecar),
+        licence=str(facts.get("licence", found.licence)),
+        origin=str(facts.get("weights_origin", found.origin)),
+    )
 
 
 def _read_tensors(path: Path) -> Mapping[str, torch.Tensor]:
@@ -146,7 +168,21 @@ def _modern_names(state: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tenso
     return renamed
 
 
-def _image_of(member: Any) -> ImageSpec:
+def digest_beginning(member: Any) -> str:
+    """The first hex digits of the sha256 of a set of torchvision's weights: it writes them into the name."""
+    match = re.search(r"-([0-9a-f]{8,})\.pth$", member.url)
+    return match.group(1) if match else ""
+
+
+def member_of_digest(offered: Any, sha256: str) -> Any | None:
+    """Which of an architecture's sets of weights is the file with this digest; None if it is none of them."""
+    for member in offered:
+        if (beginning := digest_beginning(member)) and sha256.startswith(beginning):
+            return member
+    return None
+
+
+def image_of(member: Any) -> ImageSpec:
     """What torchvision says its weights expect, in pixel units."""
     transforms = member.transforms()
     return ImageSpec(
