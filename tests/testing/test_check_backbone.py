@@ -2,46 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-import torch
 from onnx import helper, numpy_helper
 
-from tests.plugin_host.tiny import IMAGE, INFO, TinyBackbone, tiny_model, with_info, with_model
-from tlserve.plugin_api import Backbone, BackboneInfo, Tap, TrainableModule
+from tests.plugin_host.tiny import IMAGE, INFO, TinyBackbone, tiny_model, with_model
+from tests.testing.faults import BROKEN, PLAIN, batch_norm, before
+from tests.testing.networks import TinyTrainable
 from tlserve.testing import CHECKS, CheckFailed, check_backbone
-
-
-class TinyNetwork(torch.nn.Module):
-    """The tiny graph in torch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        weights = {
-            t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in tiny_model().graph.initializer
-        }
-        self.first = torch.nn.Conv2d(3, 4, 1, bias=False)
-        self.second = torch.nn.Linear(4, 6, bias=False)
-        with torch.no_grad():
-            self.first.weight.copy_(weights["kernel"])
-            self.second.weight.copy_(weights["matrix"].T)
-
-    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        stage = self.first(images).relu()
-        return {"stage1": stage, "features": self.second(stage.mean((2, 3)))}
-
-
-class TinyTrainable(TinyBackbone):
-    def torch_module(self) -> TrainableModule:
-        network = TinyNetwork()
-        return TrainableModule(network, (network.first, network.second))
 
 
 def test_a_sound_backbone_passes_every_check() -> None:
@@ -49,182 +21,18 @@ def test_a_sound_backbone_passes_every_check() -> None:
     check_backbone(TinyTrainable())
 
 
-class ChangingInfo(TinyBackbone):
-    def __init__(self) -> None:
-        self._count = itertools.count()
-
-    @property  # type: ignore[misc]
-    def info(self) -> BackboneInfo:  # type: ignore[override]
-        return replace(INFO, build_version=str(next(self._count)))
-
-
-def unpicklable() -> Backbone:
-    class LocalText(str):
-        __slots__ = ()
-
-    return with_info(licence=LocalText("CC0-1.0"))
-
-
-class SilentExport(TinyBackbone):
-    def export(self, path: Path) -> None:
-        if path.parent.exists():
-            super().export(path)
-
-
-class OddErrorExport(TinyBackbone):
-    def export(self, path: Path) -> None:
-        if not path.parent.exists():
-            raise KeyError(path)
-        super().export(path)
-
-
-class NoExport(TinyBackbone):
-    def export(self, path: Path) -> None:
-        path.write_bytes(b"junk")
-
-
-class ExternalExport(TinyBackbone):
-    def export(self, path: Path) -> None:
-        onnx.save(tiny_model(), path, save_as_external_data=True, location="more", size_threshold=0)
-
-
-def changing_weights() -> Backbone:
-    seeds = itertools.count()
-    return TinyBackbone(make_model=lambda: tiny_model(seed=next(seeds)))
-
-
-class DisagreeingModule(TinyTrainable):
-    def torch_module(self) -> TrainableModule:
-        trainable = super().torch_module()
-        with torch.no_grad():
-            trainable.module.second.weight.mul_(1.1)  # type: ignore[operator, union-attr]
-        return trainable
-
-
-class TupleModule(TinyTrainable):
-    def torch_module(self) -> TrainableModule:
-        class Tuple(TinyNetwork):
-            def forward(self, images: torch.Tensor) -> Any:
-                return tuple(super().forward(images).values())
-
-        network = Tuple()
-        return TrainableModule(network, (network.first, network.second))
-
-
-class BlocksWith(TinyTrainable):
-    def __init__(self, pick: Callable[[TinyNetwork], tuple[torch.nn.Module, ...]]) -> None:
-        super().__init__()
-        self._pick = pick
-
-    def torch_module(self) -> TrainableModule:
-        network = TinyNetwork()
-        return TrainableModule(network, self._pick(network))
-
-
-class SharedModule(TinyTrainable):
-    """Exports what its one torch module holds, and hands out that very module."""
-
-    def __init__(self) -> None:
-        super().__init__(make_model=self._model)
-        self._network = TinyNetwork()
-
-    def _model(self) -> Any:
-        model = tiny_model()
-        matrix = self._network.second.weight.detach().numpy().T
-        model.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(matrix), "matrix"))
-        return model
-
-    def torch_module(self) -> TrainableModule:
-        return TrainableModule(self._network, (self._network.first, self._network.second))
-
-
-def noisy() -> Backbone:
-    noise = helper.make_node("RandomNormalLike", ["y"], ["noise"])
-    return with_model(after=[noise, helper.make_node("Add", ["y", "noise"], ["features"])])
-
-
-def batch_centred() -> Backbone:
-    mean = helper.make_node("ReduceMean", ["input"], ["batch_mean"], axes=[0], keepdims=1)
-    return with_model(before=[mean, helper.make_node("Sub", ["input", "batch_mean"], ["x"])])
-
-
-def training_batch_norm() -> Backbone:
-    names = ("scale", "bias", "mean_in", "var_in")
-    constants = [numpy_helper.from_array(np.ones(3, np.float32), name) for name in names]
-    node = helper.make_node(
-        "BatchNormalization", ["input", *names], ["x", "mean_out", "var_out"], training_mode=1
-    )
-    return with_model(before=[node], constants=constants)
-
-
-def training_dropout() -> Backbone:
-    constants = [
-        numpy_helper.from_array(np.array(0.5, np.float32), "ratio"),
-        numpy_helper.from_array(np.array(True), "training"),
-    ]
-    return with_model(
-        before=[helper.make_node("Dropout", ["input", "ratio", "training"], ["x"])], constants=constants
-    )
-
-
-def with_taps(*taps: Tap) -> Backbone:
-    return with_info(taps=taps)
-
-
-def after(operator: str, *more: str) -> Backbone:
-    zero = numpy_helper.from_array(np.array(0.0, np.float32), "zero")
-    return with_model(after=[helper.make_node(operator, ["y", *more], ["features"])], constants=[zero])
-
-
-BROKEN: list[tuple[str, Callable[[], Any]]] = [
-    ("is_a_backbone", object),
-    ("info_is_sound", lambda: with_info(weights_sha256="ABC")),
-    ("info_is_sound", lambda: with_info(n_parameters=0)),
-    ("info_is_sound", lambda: with_info(licence="")),
-    ("info_is_sound", lambda: TinyBackbone(info={"name": "tiny"})),  # type: ignore[arg-type]
-    ("last_tap_is_features", lambda: with_taps(Tap("features", 6), Tap("stage1", 4))),
-    ("last_tap_is_features", lambda: with_taps(Tap("features", 6), Tap("features", 6))),
-    ("last_tap_is_features", lambda: with_taps(Tap("features", 0))),
-    ("last_tap_is_features", with_taps),
-    (
-        "image_spec_is_usable",
-        lambda: with_info(image=replace(IMAGE, mean=(0.48, 0.45, 0.4), std=(0.2, 0.2, 0.2))),
-    ),
-    ("image_spec_is_usable", lambda: with_info(image=replace(IMAGE, std=(-1.0, 1.0, 1.0)))),
-    ("image_spec_is_usable", lambda: with_info(image=replace(IMAGE, mean=(1.0, 2.0)))),
-    ("info_is_stable", ChangingInfo),
-    ("info_is_picklable", unpicklable),
-    ("unwritable_path", SilentExport),
-    ("unwritable_path", OddErrorExport),
-    ("export_works", NoExport),
-    ("single_file", ExternalExport),
-    ("input_signature", lambda: with_model(input_name="image")),
-    ("input_signature", lambda: with_info(image=replace(IMAGE, layout="NHWC"))),
-    ("outputs_are_the_taps", lambda: with_taps(Tap("stage1", 5), Tap("features", 6))),
-    ("outputs_are_the_taps", lambda: with_taps(Tap("features", 6))),
-    ("batch_is_free", lambda: with_model(batch=1)),
-    ("all_finite", lambda: after("Log")),
-    ("deterministic", noisy),
-    ("alone_or_in_a_batch", batch_centred),
-    ("inference_mode", training_batch_norm),
-    ("inference_mode", training_dropout),
-    ("features_tell_images_apart", lambda: after("Mul", "zero")),
-    ("export_repeats", changing_weights),
-    ("torch_module_agrees", DisagreeingModule),
-    ("torch_module_agrees", TupleModule),
-    ("blocks_cover_parameters", lambda: BlocksWith(lambda net: (net.first,))),
-    ("blocks_cover_parameters", lambda: BlocksWith(lambda net: (net.first, net))),
-    ("blocks_cover_parameters", lambda: BlocksWith(lambda net: (net, torch.nn.Linear(1, 1)))),
-    ("torch_module_is_a_copy", SharedModule),
-]
+def test_a_sound_backbone_with_channels_last_and_blue_first_passes_every_check() -> None:
+    image = replace(IMAGE, layout="NHWC", channel_order="BGR")
+    check_backbone(TinyBackbone(replace(INFO, image=image), lambda: tiny_model(layout="NHWC")))
 
 
 @pytest.mark.parametrize(("check", "broken"), BROKEN)
 def test_a_broken_promise_is_caught_by_its_own_check(check: str, broken: Callable[[], Any]) -> None:
-    with pytest.raises(CheckFailed, match=check) as caught:
+    with pytest.raises(CheckFailed) as caught:
         check_backbone(broken(), checks=[check])
     assert caught.value.check == check
-    assert caught.value.promise in str(caught.value)
+    assert str(caught.value).startswith(f"{check}: {caught.value.promise}; ")
+    assert caught.value.found
     with pytest.raises(CheckFailed):
         check_backbone(broken())
 
@@ -233,10 +41,48 @@ def test_every_check_is_proven_here() -> None:
     assert {check for check, _ in BROKEN} == {check.name for check in CHECKS}
 
 
+def test_what_is_found_is_told_in_numbers_and_names() -> None:
+    found = {}
+    for check, broken in reversed(BROKEN):
+        with pytest.raises(CheckFailed) as caught:
+            check_backbone(broken(), checks=[check])
+        found[check] = caught.value.found
+    assert "multiply numbers meant for 0..1 by 255" in found["pixel_units"]
+    assert found["image_size"] == "it takes 8 x 8, declared are 10 x 10 (height x width)"
+    assert found["taps_run_deeper"] == "'stage1' comes before 'features', but lies 3 layers deep, not 2"
+    assert found["every_channel_counts"] == "channel 2 (B) changes nothing"
+    assert found["blocks_cover_parameters"] == "in no block: second.weight"
+    assert found["blocks_run_deeper"] == "they are used in the order [2, 1]"
+    assert found["every_block_learns"] == "no parameter of block 1 gets a gradient"
+    assert "1,000,000 are declared, the graph holds 36" in found["parameters_are_counted"]
+
+
 def test_dropout_that_is_off_is_no_training_mode() -> None:
     check_backbone(
         with_model(before=[helper.make_node("Dropout", ["input"], ["x"])]), checks=["inference_mode"]
     )
+
+
+def test_a_batch_norm_that_gets_what_it_has_learnt_is_no_fault() -> None:
+    check_backbone(batch_norm(), checks=["range_fits", "inference_mode"])
+
+
+def test_a_graph_may_normalise_by_itself_when_the_image_spec_leaves_it_to_the_graph() -> None:
+    check_backbone(before("Div", 127.5, image=PLAIN))
+
+
+def test_a_graph_may_turn_one_usual_normalisation_into_another() -> None:
+    """From 0..1 to ImageNet's, as many exported networks do."""
+    held = [
+        numpy_helper.from_array(np.array(value, np.float32).reshape(1, 3, 1, 1), name)
+        for name, value in (("means", [0.485, 0.456, 0.406]), ("stds", [0.229, 0.224, 0.225]))
+    ]
+    steps = [
+        helper.make_node("Sub", ["input", "means"], ["centred"]),
+        helper.make_node("Div", ["centred", "stds"], ["x"]),
+    ]
+    zero_to_one = replace(INFO, image=replace(IMAGE, mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0)))
+    check_backbone(TinyBackbone(zero_to_one, lambda: tiny_model(before=steps, constants=held)))
 
 
 def test_a_misspelt_check_is_told() -> None:

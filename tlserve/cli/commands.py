@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tlserve import __version__
+from tlserve.cli.backbones import backbones
 from tlserve.cli.classifying import classify
 from tlserve.cli.daemon import serve
 from tlserve.cli.decisions import export, pin, promote, promotion, retrain, rollback
@@ -15,11 +16,13 @@ from tlserve.cli.demo import demo
 from tlserve.cli.doctor import doctor
 from tlserve.cli.failing import ErrorsAsOneLine
 from tlserve.cli.following import watch
-from tlserve.cli.listings import backbones, models, report, versions
+from tlserve.cli.listings import models, report, versions
+from tlserve.cli.scaffold import new_backbone
 from tlserve.cli.terminal import show
 from tlserve.cli.training import train
 
 RUN, ASK, DECIDE, CARE = "Run", "Ask a running daemon", "Decide", "Look after it"
+EXTEND = "Extend it"
 
 app = typer.Typer(
     cls=ErrorsAsOneLine,
@@ -51,12 +54,14 @@ def tlserve(
 
 for panel, commands in {
     RUN: (serve, train, demo),
-    ASK: (classify, models, versions, report, backbones, watch),
+    ASK: (classify, models, versions, report, watch),
     DECIDE: (retrain, promote, rollback, pin, promotion, export),
     CARE: (doctor,),
+    EXTEND: (new_backbone,),
 }.items():
     for command in commands:
         app.command(rich_help_panel=panel)(command)
+app.add_typer(backbones, name="backbones", rich_help_panel=ASK)
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
-"""Checks of the exported graph. Each gives what is wrong, or None."""
+"""Checks of the exported graph: its file, its inputs and outputs, and that it always answers the same."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -11,22 +11,14 @@ import onnx
 from onnx.external_data_helper import uses_external_data
 
 from tlserve.plugin_api import INPUT_NAME, BackboneError
-from tlserve.testing.trial import Floats, Trial
+from tlserve.testing.graphs import all_nodes, constants, depths
+from tlserve.testing.trial import Outputs, Trial, difference
 
-SAME_WITHIN = 1e-4
-"""Relative to the tap's largest value: kernels may sum in another order for another batch size."""
-
-
-def unwritable_path(trial: Trial) -> str | None:
-    """Export below a folder that does not exist; whether the backbone still works, the next checks tell."""
-    path = trial.folder / "no such folder" / "backbone.onnx"
-    try:
-        trial.backbone.export(path)
-    except (BackboneError, OSError):
-        return None
-    except Exception as exc:
-        return f"a {type(exc).__name__} came instead: {exc}"
-    return "no error came" if path.exists() else "no error came, and no file"
+MIN_OPSET = 7
+"""As old as the operators that tlserve adds around a graph."""
+_RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
 
 
 def export_works(trial: Trial) -> str | None:
@@ -48,19 +40,21 @@ def single_file(trial: Trial) -> str | None:
     return f"{len(external)} tensors are kept outside, {external[0]!r} first" if external else None
 
 
+def opset_is_supported(trial: Trial) -> str | None:
+    opset = next((o.version for o in trial.model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    return None if opset >= MIN_OPSET else f"found opset {opset}"
+
+
 def input_signature(trial: Trial) -> str | None:
     found = [(node.name, node.type, node.shape) for node in trial.session.get_inputs()]
-    spec = trial.backbone.info.image
-    sides = [spec.height, spec.width]
-    wanted = [3, *sides] if spec.layout == "NCHW" else [*sides, 3]
+    layout = trial.backbone.info.image.layout
     if len(found) == 1:
         name, kind, shape = found[0]
-        fits = len(shape) == 4 and all(
-            d == w or not isinstance(d, int) for d, w in zip(shape[1:], wanted, strict=True)
-        )
+        place = 1 if layout == "NCHW" else 3
+        fits = len(shape) == 4 and (shape[place] == 3 or not isinstance(shape[place], int))
         if name == INPUT_NAME and kind == "tensor(float)" and fits:
             return None
-    return f"found {found}, wanted ['N', {', '.join(map(str, wanted))}]"
+    return f"found {found}, wanted {INPUT_NAME!r}, tensor(float), with 3 channels where {layout} has them"
 
 
 def outputs_are_the_taps(trial: Trial) -> str | None:
@@ -78,6 +72,16 @@ def outputs_are_the_taps(trial: Trial) -> str | None:
     return None
 
 
+def taps_run_deeper(trial: Trial) -> str | None:
+    depth = depths(trial.model.graph)
+    taps = [tap.name for tap in trial.backbone.info.taps]
+    for before, after in pairwise(taps):
+        if depth[before] > depth[after]:
+            deep = f"{depth[before]} layers deep, not {depth[after]}"
+            return f"{before!r} comes before {after!r}, but lies {deep}"
+    return None
+
+
 def batch_is_free(trial: Trial) -> str | None:
     n = len(trial.images)
     wrong = [tap for tap, array in trial.outputs.items() if array.shape[0] != n]
@@ -85,70 +89,68 @@ def batch_is_free(trial: Trial) -> str | None:
 
 
 def all_finite(trial: Trial) -> str | None:
-    blank = trial.run(np.zeros_like(trial.images[:1]))
-    wrong = [
-        tap for out in (trial.outputs, blank) for tap, array in out.items() if not np.isfinite(array).all()
-    ]
-    return f"{', '.join(dict.fromkeys(wrong))} has some" if wrong else None
+    black, white = (np.full_like(trial.pixels[:1], level) for level in (0, 255))
+    for what, outputs in (
+        ("the reference pictures", trial.outputs),
+        ("a black picture", trial.run(trial.normalised(black))),
+        ("a white picture", trial.run(trial.normalised(white))),
+    ):
+        wrong = [tap for tap, array in outputs.items() if not np.isfinite(array).all()]
+        if wrong:
+            return f"{', '.join(wrong)} has some for {what}"
+    return None
 
 
 def deterministic(trial: Trial) -> str | None:
-    return _difference(trial.outputs, trial.run(trial.images))
+    return difference(trial.outputs, trial.run(trial.images))
 
 
 def alone_or_in_a_batch(trial: Trial) -> str | None:
+    return difference(trial.outputs, one_by_one(trial))
+
+
+def one_by_one(trial: Trial) -> Outputs:
     alone = [trial.run(trial.images[place : place + 1]) for place in range(len(trial.images))]
-    together = {tap: np.concatenate([out[tap] for out in alone]) for tap in trial.outputs}
-    return _difference(trial.outputs, together)
+    return {tap: np.concatenate([out[tap] for out in alone]) for tap in alone[0]}
 
 
 def inference_mode(trial: Trial) -> str | None:
-    constants = _constants(trial.model)
-    wrong = [node.name or node.op_type for node in trial.model.graph.node if _is_training(node, constants)]
+    held = constants(trial.model, at_most=1)
+    wrong = [node.name or node.op_type for node in all_nodes(trial.model) if _is_training(node, held)]
     return f"found {', '.join(wrong[:5])}" if wrong else None
 
 
 def tells_images_apart(trial: Trial) -> str | None:
-    features = trial.pooled(list(trial.outputs.values())[-1])
+    features = trial.pooled(trial.outputs[trial.backbone.info.taps[-1].name])
     if any(np.array_equal(one, other) for one, other in combinations(features, 2)):
         return "two images that differ have equal ones"
     return None
 
 
+def unwritable_path(trial: Trial) -> str | None:
+    refusal = trial.refusal
+    if refusal is None:
+        return "no error came"
+    if isinstance(refusal, BackboneError | OSError):
+        return None
+    return f"a {type(refusal).__name__} came instead: {refusal}"
+
+
+def works_after_a_failed_export(trial: Trial) -> str | None:
+    try:
+        is_there = trial.again.path.is_file()
+    except Exception as exc:
+        return f"the next export raised {type(exc).__name__}: {exc}"
+    return None if is_there else "the next export wrote no file"
+
+
 def export_repeats(trial: Trial) -> str | None:
-    place = trial.folder / "again"
-    place.mkdir()
-    again = Trial(trial.backbone, place)
-    return _difference(trial.outputs, again.outputs)
+    return difference(trial.outputs, trial.again.outputs)
 
 
-def _difference(expected: Mapping[str, Floats], found: Mapping[str, Floats]) -> str | None:
-    for tap, array in expected.items():
-        scale = float(np.abs(array).max(initial=0.0))
-        error = float(np.abs(array - found[tap]).max(initial=0.0))
-        if not error <= SAME_WITHIN * scale:
-            return f"{tap!r} differs by {error:.3g} where values go up to {scale:.3g}"
-    return None
-
-
-def _constants(model: Any) -> dict[str, Any]:
-    """Small constant tensors of the graph as arrays, by name."""
-    held = {tensor.name: tensor for tensor in model.graph.initializer if len(tensor.dims) == 0}
-    for node in model.graph.node:
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
-            held[node.output[0]] = node.attribute[0].t
-    return {name: onnx.numpy_helper.to_array(tensor) for name, tensor in held.items()}
-
-
-def _is_training(node: Any, constants: Mapping[str, Any]) -> bool:
+def _is_training(node: Any, held: Mapping[str, Any]) -> bool:
     if node.op_type == "BatchNormalization":
         return any(a.name == "training_mode" and a.i == 1 for a in node.attribute) or len(node.output) > 1
     if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
-        return bool(constants.get(node.input[2], True))
-    return node.op_type in (
-        "RandomNormal",
-        "RandomUniform",
-        "RandomNormalLike",
-        "RandomUniformLike",
-        "Bernoulli",
-    )
+        return bool(held.get(node.input[2], True))
+    return node.op_type in _RANDOM
