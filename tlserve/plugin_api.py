@@ -9,7 +9,7 @@ A plugin is an object with two methods, `names` and `load`, offered in one of tw
 
 Users then write ``prefix``, ``prefix/rest`` or ``prefix:rest``; tlserve hands ``rest`` (or ``""``)
 to `Plugin.load`. What comes back is a `Backbone`: facts about it (`BackboneInfo`) and a way to write
-it as an ONNX graph. Prove it with `tlserve.testing.check_backbone` in your own tests.
+it as an ONNX graph. Prove it with `tlserve.testing.check_plugin` in your own tests.
 
 Plugins run in the trainer, never in the daemon: importing torch at the top of a plugin is fine,
 importing it inside `load` is kinder.

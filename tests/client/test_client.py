@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from tests.rpc.conftest import Running
 from tlserve.client import AsyncClient, Client
 from tlserve.core.backbones import Speed
 from tlserve.core.errors import InvalidRequest, NotFound
-from tlserve.rpc.backend import ModelEvent
+from tlserve.plugin_api import Tap
+from tlserve.rpc.backend import BackboneLine, ModelEvent
 
 Ask = Callable[..., Awaitable[Any]]
 
@@ -118,6 +120,17 @@ async def test_backbones_are_listed_with_their_errors(ask: Ask) -> None:
     fine, broken = await ask("backbones")
     assert (fine.name, fine.error) == ("nano", None)
     assert broken.error == "no weights"
+
+
+async def test_what_utf_8_cannot_say_spoils_no_listing(running: Running, ask: Ask) -> None:
+    odd = "a\udcff.py"
+    running.backend.backbones = [BackboneLine(odd, odd, odd, odd, odd)]
+    assert await ask("backbones") == [BackboneLine("a?.py", "a?.py", "a?.py", "a?.py", "a?.py")]
+    info = replace(
+        NANO.info, name=odd, licence=odd, weights_origin=odd, build_version=odd, taps=(Tap(odd, 8),)
+    )
+    running.backend.description = replace(NANO, plugin=odd, source=odd, info=info, build_folder=odd)
+    assert "\udcff" not in repr(await ask("backbone", "nano"))
 
 
 async def test_what_is_known_of_a_backbone_comes_along_and_blanks_stay_blank(ask: Ask) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.client.test_client import Ask, ask, names_in
 from tests.rpc.colours import EMPTY, MODEL, picture
 from tests.rpc.conftest import Running
-from tlserve.client import AsyncClient, Client, ServerProblem
+from tlserve.client import AsyncClient, Client, NobodyListens, ServerProblem
 from tlserve.client.errors import translated
 from tlserve.core import errors
 from tlserve.rpc.status import STATUS, status_of
@@ -53,8 +53,9 @@ async def test_a_full_queue_and_a_drain_are_told_apart(running: Running, ask: As
     with pytest.raises(errors.QueueFull, match="queue is full"):
         await ask("classify", MODEL, [picture("red")])
     running.backend.draining = True
-    with pytest.raises(errors.Unavailable, match="shutting down"):
+    with pytest.raises(errors.Unavailable, match="shutting down") as caught:
         await ask("classify", MODEL, [picture("red")])
+    assert not isinstance(caught.value, NobodyListens)
 
 
 @pytest.mark.parametrize("name", ["../a.png", "a/b.png", ".hidden.png", "_inbox", ""])
@@ -104,9 +105,7 @@ def free_address() -> str:
 def test_nobody_listening_says_how_to_start() -> None:
     address = free_address()
     with Client(address) as client:
-        with pytest.raises(
-            errors.Unavailable, match=f"no tlserve at {address}; start it with: tlserve serve"
-        ):
+        with pytest.raises(NobodyListens, match=f"no tlserve at {address}; start it with: tlserve serve"):
             client.models()
         assert not client.ready()
         with pytest.raises(errors.Unavailable, match=r"was not ready within 0\.3 seconds"):

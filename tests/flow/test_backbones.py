@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.flow.daemon_process import DaemonProcess, running
+from tests.flow.daemon_process import DaemonProcess, running, wait_until
 from tlserve.client import Client
 from tlserve.core.errors import NotFound
 
@@ -32,3 +32,14 @@ def test_a_daemon_describes_and_measures_a_backbone_and_lists_its_speed_from_the
 
         with pytest.raises(NotFound, match="did you mean nano"):
             client.backbone("nanoo")
+
+
+def test_a_catalogue_that_cannot_be_kept_is_listed_all_the_same(
+    make_daemon: Callable[..., DaemonProcess],
+) -> None:
+    daemon = make_daemon("nano")
+    (daemon.state / "backbones.json").mkdir(parents=True)  # as a full disk, it takes no file
+    with running(daemon), Client(daemon.address) as client:
+        assert "nano" in {line.name for line in client.backbones()}
+        assert daemon.metric("tlserve_trainer_restarts_total") == 0
+        wait_until(lambda: "backbones.json was not written" in daemon.log.read_text(), "it is told")

@@ -115,6 +115,7 @@ BROKEN = {
     "refuses": (raising(BackboneError("weights went away")), "weights went away"),
     "raises": (raising(KeyError("k")), "export failed: KeyError"),
     "exits": (raising(SystemExit(1)), "export failed: SystemExit"),
+    "panics": (raising(type("PanicException", (BaseException,), {})("boom")), "PanicException: boom"),
     "junk": (TinyBackbone(make_model=junk), "export failed"),
     "bad info": (with_info(n_parameters=0), "n_parameters"),
     "width": (with_info(taps=(Tap("stage1", 4), Tap("features", 7))), "has 6 features, 7 are declared"),

@@ -61,6 +61,8 @@ def test_whole_numbers_of_numpy_become_plain_ones(tmp_path: Path) -> None:
         "return {'licence': 'MIT'}",
         "return BackboneFacts(licence=7, n_parameters='many', height=-1, width=1.5, row_width=True)",
         "return BackboneFacts(licence='', n_parameters=0)",
+        "return BackboneFacts(n_parameters=2**63, height=2**31, width=2**31, row_width=2**31)",
+        "raise type('PanicException', (BaseException,), {})('boom')",
     ],
 )
 def test_facts_that_break_or_make_no_sense_are_blanks(tmp_path: Path, body: str) -> None:

@@ -163,15 +163,23 @@ def test_a_folder_that_is_named_twice_counts_once(folder: Path) -> None:
     assert host.load("tiny").info.name == "tiny"
 
 
+PANIC = "type('PanicException', (BaseException,), {})('boom')"
+"""As a library in Rust raises it: what is no Exception."""
+
 BROKEN = {
     "syntax": ("def (", "SyntaxError"),
     "raises": ("raise RuntimeError('boom')", "RuntimeError: boom"),
     "exits": ("import sys; sys.exit(3)", "SystemExit"),
+    "panics": (f"raise {PANIC}", "PanicException: boom"),
     "empty": ("", "no variable PLUGIN"),
     "attribute": ("import os; os.nothing", "AttributeError"),
     "not_a_plugin": ("PLUGIN = 3", "int, which has no `names`"),
     "constructor": ("class PLUGIN:\n    def __init__(self): raise KeyError('k')", "KeyError"),
     "names_raise": ("class PLUGIN:\n    load = print\n    def names(self): 1/0", "ZeroDivisionError"),
+    "names_panic": (
+        f"class PLUGIN:\n    load = print\n    def names(self): raise {PANIC}",
+        "PanicException: boom",
+    ),
     "names_are_a_text": (
         "class PLUGIN:\n    load = print\n    def names(self): return 'ab'",
         "list or tuple",
@@ -191,8 +199,31 @@ def test_a_broken_plugin_is_an_entry_with_its_error(case: str, folder: Path) -> 
 LOADS = {
     "raises": ("raise OSError('disk on fire')", "OSError: disk on fire"),
     "exits": ("raise SystemExit(1)", "SystemExit"),
+    "panics": (f"raise {PANIC}", "PanicException: boom"),
     "gives_none": ("return None", "NoneType"),
     "bad_digest": ("return tiny.with_info(weights_sha256='abc')", "64 lower-case hex"),
+    "more_parameters_than_there_are": ("return tiny.with_info(n_parameters=2**63)", "n_parameters"),
+    "too_wide": (
+        "return tiny.with_info(taps=(tiny.Tap('x', 2**31 - 1), tiny.Tap('features', 1)))",
+        "widths of all taps",
+    ),
+    "too_high": (
+        "return tiny.with_info(image=tiny.replace(tiny.IMAGE, height=2**31, resize_short_side=None))",
+        "image.height",
+    ),
+    "foreign_numbers": (
+        "import numpy; return tiny.with_info(image=tiny.replace(tiny.IMAGE, std=(numpy.float32(1),) * 3))",
+        "image.std",
+    ),
+    "two_means": ("return tiny.with_info(image=tiny.replace(tiny.IMAGE, mean=(1.0, 2.0)))", "image.mean"),
+    "no_number": (
+        "return tiny.with_info(image=tiny.replace(tiny.IMAGE, mean=(1.0, 2.0, float('nan'))))",
+        "image.mean",
+    ),
+    "half_a_pixel": (
+        "return tiny.with_info(image=tiny.replace(tiny.IMAGE, resize_short_side=10.5))",
+        "image.resize_short_side",
+    ),
     "no_features": ("return tiny.with_info(taps=(tiny.Tap('x', 1),))", "'features'"),
     "no_info": ("return tiny.TinyBackbone(info=None)", "BackboneInfo"),
 }
@@ -240,7 +271,14 @@ def test_a_bare_onnx_path_is_answered_with_how_to_write_it(folder: Path) -> None
 
 def test_a_missing_folder_is_an_entry_not_an_error(tmp_path: Path) -> None:
     (entry,) = PluginHost([tmp_path / "nowhere"], entry_points=()).catalogue()
-    assert "nowhere is not a folder" in (entry.error or "")
+    assert "nowhere cannot be read: No such file" in (entry.error or "")
+
+
+def test_a_folder_that_cannot_even_be_asked_for_is_an_entry_not_an_error(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    folders = [tmp_path / "loop", tmp_path / ("x" * 300)]
+    entries = PluginHost(folders, entry_points=()).catalogue()
+    assert ["cannot be read: " in (entry.error or "") for entry in entries] == [True, True]
 
 
 def test_the_first_party_plugins_are_found_when_tlserve_is_installed() -> None:

@@ -57,6 +57,11 @@ NANO = BackboneDescription(
     build_bytes=5_000_000,
 )
 
+BACKBONES = (
+    BackboneLine("nano", "nano", "tiny", None, "MIT", 1_034_528, 32, 48, 24, 210.4, "files"),
+    BackboneLine("broken", "mine", "", "no weights"),
+)
+
 
 class ColourBackend:
     """Model `colours` has versions 1 and 2 (live); model `empty` is not trained yet."""
@@ -76,6 +81,8 @@ class ColourBackend:
         self.answered_images = 0
         self.retrained: list[tuple[str, bool]] = []
         self.watchers: list[asyncio.Queue[ModelEvent]] = []
+        self.backbones: Sequence[BackboneLine] = BACKBONES
+        self.description = NANO
 
     async def until(self, condition: Callable[[ColourBackend], bool]) -> None:
         """Wait until `condition` holds; fails after five seconds."""
@@ -214,14 +221,13 @@ class ColourBackend:
         return np.random.default_rng(number).bytes(2_500_000)
 
     async def list_backbones(self) -> Sequence[BackboneLine]:
-        nano = BackboneLine("nano", "nano", "tiny", None, "MIT", 1_034_528, 32, 48, 24, 210.4, "files")
-        return [nano, BackboneLine("broken", "mine", "", "no weights")]
+        return self.backbones
 
     async def get_backbone(self, name: str, *, measure: bool) -> BackboneDescription:
         if name != "nano":
             raise NotFound(f"no plugin offers {name!r}; did you mean nano?")
         speed = Speed("backbone", 32, 99.5, "cpu", "a processor", 2, 1.5)
-        return replace(NANO, speeds=(speed,) if measure else ())
+        return replace(self.description, speeds=(speed,) if measure else ())
 
     # -- inside
 

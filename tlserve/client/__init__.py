@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from tlserve.client.answers import Classification
 from tlserve.client.asynchronous import AsyncClient
-from tlserve.client.errors import ServerBusy, ServerProblem
+from tlserve.client.errors import NobodyListens, ServerBusy, ServerProblem
 from tlserve.client.operations import DEFAULT_ADDRESS, Image
 from tlserve.client.synchronous import Client
 from tlserve.core.backbones import BackboneDescription, Speed
@@ -28,6 +28,7 @@ __all__ = [
     "Image",
     "ModelEvent",
     "ModelSummary",
+    "NobodyListens",
     "ServerBusy",
     "ServerProblem",
     "Speed",

@@ -19,6 +19,14 @@ _NOBODY_LISTENS = ("failed to connect to all addresses", "DNS resolution failed"
 _TOO_LARGE = "message larger than max"
 
 
+class NobodyListens(Unavailable):
+    """There is no server at the address; other kinds of Unavailable are a server's own word."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(f"no tlserve at {address}; start it with: tlserve serve --watch DIR --state DIR")
+        self.address = address
+
+
 class ServerBusy(QueueFull):
     """The server refused because its queue is full; the text has its numbers."""
 
@@ -49,7 +57,7 @@ _BRANCHES: dict[grpc.StatusCode, type[TlserveError]] = {
 def translated(status: grpc.StatusCode, details: str, address: str) -> TlserveError:
     """The error that a failed call to `address` means."""
     if status is grpc.StatusCode.UNAVAILABLE and details.startswith(_NOBODY_LISTENS):
-        return Unavailable(f"no tlserve at {address}; start it with: tlserve serve --watch DIR --state DIR")
+        return NobodyListens(address)
     if status is grpc.StatusCode.RESOURCE_EXHAUSTED and _TOO_LARGE in details:
         return InvalidRequest(f"{details}; send fewer images in one request")
     if status is grpc.StatusCode.DEADLINE_EXCEEDED and details in ("", "Deadline Exceeded"):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 
 from tlserve.plugin_api import LAST_TAP, BackboneInfo, ImageSpec, Tap
+
+MOST_PARAMETERS = 2**63 - 1
+LARGEST_SIZE = 2**31 - 1
+"""Of a side in pixels or of a row; like `MOST_PARAMETERS`, what the messages of the protocol can say."""
 
 
 def info_faults(info: object) -> tuple[str, ...]:
@@ -26,10 +31,12 @@ def tap_faults(taps: object) -> tuple[str, ...]:
     if len(set(names)) != len(names):
         faults.append(f"tap names must differ, got {', '.join(names)}")
     faults += [
-        f"tap {tap.name!r} must have a width of 1 or more, got {tap.width!r}"
+        f"tap {tap.name!r} must have a width from 1 to {LARGEST_SIZE:,}, got {tap.width!r}"
         for tap in taps
-        if not _whole(tap.width)
+        if not is_count(tap.width, LARGEST_SIZE)
     ]
+    if not faults and sum(tap.width for tap in taps) > LARGEST_SIZE:
+        faults.append(f"the widths of all taps must come to {LARGEST_SIZE:,} at the most")
     return tuple(faults)
 
 
@@ -44,12 +51,31 @@ def _text_faults(info: BackboneInfo) -> Iterator[str]:
 
 
 def _number_faults(info: BackboneInfo) -> Iterator[str]:
-    if not _whole(info.n_parameters):
-        yield f"n_parameters must be 1 or more, got {info.n_parameters!r}"
+    if not is_count(info.n_parameters, MOST_PARAMETERS):
+        yield f"n_parameters must be a whole number from 1 to {MOST_PARAMETERS:,}, got {info.n_parameters!r}"
     image: object = info.image
-    if not isinstance(image, ImageSpec):
+    if isinstance(image, ImageSpec):
+        yield from _image_faults(image)
+    else:
         yield f"image must be an ImageSpec, got {type(image).__name__}"
 
 
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def _image_faults(image: ImageSpec) -> Iterator[str]:
+    for field in ("height", "width", "resize_short_side"):
+        size: object = getattr(image, field)
+        if not is_count(size, LARGEST_SIZE) and (field, size) != ("resize_short_side", None):
+            yield f"image.{field} must be a whole number of pixels, got {size!r}"
+    for field in ("mean", "std"):
+        levels: object = getattr(image, field)
+        if not isinstance(levels, tuple) or [_is_level(level) for level in levels] != [True] * 3:
+            yield f"image.{field} must be a tuple of three finite numbers of Python's own, got {levels!r}"
+
+
+def _is_level(value: object) -> bool:
+    """numpy's float32 is none: it would not survive the JSON that a build is described in."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def is_count(value: object, most: int) -> bool:
+    """Whether it is a whole number of Python's from 1 to `most`."""
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most

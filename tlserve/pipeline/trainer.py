@@ -123,9 +123,12 @@ class Trainer:
     def _list_backbones(self, job: ListBackbonesJob, shop: Workshop) -> None:
         shop.plugins.reload()
         entries = shop.plugins.catalogue()
-        replace_file(
-            self._layout.catalogue, json.dumps([asdict(entry) for entry in entries], indent=1).encode()
-        )
+        try:
+            replace_file(
+                self._layout.catalogue, json.dumps([asdict(entry) for entry in entries], indent=1).encode()
+            )
+        except OSError:
+            log.exception("backbones.json was not written; it answers while a pass runs")
         self._channel.send(BackbonesListed(job.job_id, entries))
 
     def _check_backbones(self, job: CheckBackbonesJob, shop: Workshop) -> None:

@@ -74,7 +74,7 @@ def make_build(backbone: Backbone, plugin: str, backbones_dir: Path, device: Dev
 def _declared(backbone: Backbone, plugin: str) -> BackboneInfo:
     try:
         info = backbone.info
-    except Exception as exc:
+    except BaseException as exc:
         raise BackboneProblem(f"plugin {plugin!r}: reading `info` failed: {described(exc)}") from exc
     if faults := info_faults(info):
         raise BackboneProblem(f"plugin {plugin!r}: {'; '.join(faults)}")
@@ -126,7 +126,7 @@ def _exported(backbone: Backbone, folder: Path, spec: BuildSpec, who: str) -> An
         raise
     except BackboneError as exc:
         raise BackboneProblem(f"{who}: {exc}") from exc
-    except (Exception, SystemExit) as exc:
+    except BaseException as exc:
         raise BackboneProblem(f"{who}: export failed: {described(exc)}") from exc
     finally:
         shutil.rmtree(place, ignore_errors=True)

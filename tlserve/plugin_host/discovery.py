@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -49,10 +50,14 @@ def folder_claims(folders: Sequence[Path]) -> Iterator[Claim]:
 
     A folder that is named twice counts once.
     """
-    for folder in {folder.resolve(): folder for folder in folders}.values():
-        if not folder.is_dir():
-            yield Claim(folder.name or str(folder), f"plugin folder {folder}", partial(_no_folder, folder))
-        for path in _plugin_files(folder):
+    for folder in {os.path.realpath(folder): folder for folder in folders}.values():
+        try:
+            files = _plugin_files(folder)
+        except OSError as exc:
+            unreadable = partial(_unreadable, folder, exc.strerror or str(exc))
+            yield Claim(folder.name or str(folder), f"plugin folder {folder}", unreadable)
+            continue
+        for path in files:
             yield Claim(path.stem, f"file {path}", partial(_plugin_of_file, path))
 
 
@@ -60,7 +65,10 @@ def folder_stamp(folders: Sequence[Path]) -> object:
     """Equal as long as no plugin file of the folders is added, edited or removed."""
     stamp: list[tuple[str, int, int, int]] = []
     for folder in folders:
-        for path in _plugin_files(folder):
+        files: list[Path] = []
+        with contextlib.suppress(OSError):
+            files = _plugin_files(folder)
+        for path in files:
             with contextlib.suppress(OSError):  # removed since it was listed
                 now = path.stat()
                 stamp.append((str(path), now.st_mtime_ns, now.st_size, now.st_ino))
@@ -68,7 +76,11 @@ def folder_stamp(folders: Sequence[Path]) -> object:
 
 
 def opened(claim: Claim) -> Plugin:
-    """The plugin behind a claim. Raises BackboneProblem, whatever goes wrong inside it."""
+    """The plugin behind a claim. Raises BackboneProblem, whatever goes wrong inside it.
+
+    Whatever: libraries in other languages raise what is no Exception (a panic in Rust, by PyO3), and the
+    trainer must outlive it. No Ctrl-C comes here; the process is in a group of its own.
+    """
     who = f"plugin {claim.prefix!r} ({claim.source})"
     if not PREFIX.fullmatch(claim.prefix):
         raise BackboneProblem(f"{who}: a prefix holds letters, digits, '.', '_' and '-' only")
@@ -79,7 +91,7 @@ def opened(claim: Claim) -> Plugin:
             return plugin
     except BackboneProblem:
         raise
-    except (Exception, SystemExit) as exc:
+    except BaseException as exc:
         raise BackboneProblem(f"{who} does not load: {described(exc)}") from exc
     raise BackboneProblem(f"{who} offers a {type(plugin).__name__}, which has no `names` and `load` methods")
 
@@ -91,7 +103,8 @@ def described(exc: BaseException) -> str:
 
 
 def _plugin_files(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.glob("*.py")) if not path.name.startswith(("_", "."))]
+    """Sorted. Raises OSError for a folder that cannot be read; `glob` would be silent about some."""
+    return sorted(p for p in folder.iterdir() if p.suffix == ".py" and not p.name.startswith(("_", ".")))
 
 
 def _plugin_of_file(path: Path) -> object:
@@ -117,5 +130,5 @@ def _plugin_of_file(path: Path) -> object:
         raise
 
 
-def _no_folder(folder: Path) -> object:
-    raise BackboneProblem(f"the plugin folder {folder} is not a folder")
+def _unreadable(folder: Path, reason: str) -> object:
+    raise BackboneProblem(f"the plugin folder {folder} cannot be read: {reason}")

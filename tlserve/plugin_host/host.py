@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tlserve.core.errors import BackboneNotFound, BackboneProblem
 from tlserve.core.messages import BackboneEntry
-from tlserve.core.promises import info_faults
+from tlserve.core.promises import LARGEST_SIZE, MOST_PARAMETERS, info_faults, is_count
 from tlserve.plugin_api import (
     ENTRY_POINT_GROUP,
     Backbone,
@@ -85,7 +85,7 @@ class PluginHost:
             raise BackboneNotFound(f"plugin {prefix!r}: {exc}{_near_names(plugin, rest, str(exc))}") from exc
         except BackboneError as exc:
             raise BackboneProblem(f"plugin {prefix!r}: {exc}") from exc
-        except (Exception, SystemExit) as exc:
+        except BaseException as exc:
             raise BackboneProblem(f"plugin {prefix!r} failed to load {name!r}: {described(exc)}") from exc
         if not is_backbone:
             raise BackboneProblem(
@@ -132,7 +132,7 @@ class PluginHost:
         try:
             plugin = self._plugin(prefix)
             names = _listed_names(plugin)
-        except (Exception, SystemExit) as exc:
+        except BaseException as exc:
             known = isinstance(exc, BackboneProblem | BackboneError)
             return [BackboneEntry(prefix, prefix, source, str(exc) if known else described(exc))]
         return [_entry(plugin, prefix, rest, source) for rest in names]
@@ -170,35 +170,35 @@ def _entry(plugin: Plugin, prefix: str, rest: str, source: str) -> BackboneEntry
         prefix,
         source,
         licence=facts.licence if isinstance(facts.licence, str) and facts.licence else None,
-        n_parameters=_whole(facts.n_parameters),
-        height=_whole(facts.height),
-        width=_whole(facts.width),
-        row_width=_whole(facts.row_width),
+        n_parameters=_count(facts.n_parameters, MOST_PARAMETERS),
+        height=_count(facts.height, LARGEST_SIZE),
+        width=_count(facts.width, LARGEST_SIZE),
+        row_width=_count(facts.row_width, LARGEST_SIZE),
     )
 
 
 def _facts(plugin: Plugin, rest: str) -> BackboneFacts:
     """What the plugin says before loading; nothing where it cannot, or breaks: a listing needs no more."""
     if isinstance(plugin, DescribingPlugin):
-        with contextlib.suppress(Exception, SystemExit):
+        with contextlib.suppress(BaseException):
             facts: object = plugin.facts(rest)
             if isinstance(facts, BackboneFacts):
                 return facts
     return BackboneFacts()
 
 
-def _whole(number: object) -> int | None:
+def _count(number: object, most: int) -> int | None:
     """A count that makes sense, or None; foreign whole numbers (of numpy) become Python's."""
     try:
         whole = operator.index(number)  # type: ignore[arg-type]
     except TypeError:
         return None
-    return whole if whole >= 1 and not isinstance(number, bool) else None
+    return whole if is_count(whole, most) and not isinstance(number, bool) else None
 
 
 def _near_names(plugin: Plugin, rest: str, said: str) -> str:
     """Names of the plugin that look like `rest`, for an error that does not tell them itself."""
-    with contextlib.suppress(Exception, SystemExit):
+    with contextlib.suppress(BaseException):
         near = difflib.get_close_matches(rest, _listed_names(plugin), n=3)
         if near and not any(name in said for name in near):
             return f"; did you mean {' or '.join(near)}?"

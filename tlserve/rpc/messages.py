@@ -91,11 +91,11 @@ def model_event(event: ModelEvent) -> v1.ModelEvent:
 
 def backbone_line(line: BackboneLine) -> v1.BackboneLine:
     return v1.BackboneLine(
-        name=line.name,
-        plugin=line.plugin,
-        detail=line.detail,
-        error=line.error,
-        licence=line.licence,
+        name=printable(line.name),
+        plugin=printable(line.plugin),
+        detail=printable(line.detail),
+        error=None if line.error is None else printable(line.error),
+        licence=None if line.licence is None else printable(line.licence),
         n_parameters=line.n_parameters,
         height=line.height,
         width=line.width,
@@ -109,21 +109,21 @@ def backbone(found: BackboneDescription) -> v1.Backbone:
     info = found.info
     return v1.Backbone(
         name=found.name,
-        plugin=found.plugin,
-        source=found.source,
-        licence=info.licence,
+        plugin=printable(found.plugin),
+        source=printable(found.source),
+        licence=printable(info.licence),
         n_parameters=info.n_parameters,
-        weights_origin=info.weights_origin,
+        weights_origin=printable(info.weights_origin),
         weights_sha256=info.weights_sha256,
-        build_version=info.build_version,
+        build_version=printable(info.build_version),
         image=v1.ImageSpec(**dataclasses.asdict(info.image)),
-        taps=[v1.Tap(name=tap.name, width=tap.width) for tap in info.taps],
+        taps=[v1.Tap(name=printable(tap.name), width=tap.width) for tap in info.taps],
         trainable=found.trainable,
         build=found.build,
         build_folder=printable(found.build_folder),
         build_bytes=found.build_bytes,
         speeds=[v1.Speed(**dataclasses.asdict(speed)) for speed in found.speeds],
-        declared_name=info.name,
+        declared_name=printable(info.name),
     )
 
 

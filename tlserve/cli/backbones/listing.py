@@ -17,7 +17,6 @@ from tlserve.cli import wording
 from tlserve.cli.failing import FAILED, complain
 from tlserve.cli.options import DEFAULT_ADDRESS, connect
 from tlserve.cli.terminal import say, show, show_json, table, terminal_columns
-from tlserve.core.errors import Unavailable
 
 if TYPE_CHECKING:
     from tlserve.rpc.backend import BackboneLine
@@ -65,10 +64,12 @@ def list_backbones(
 
 def ask_for_backbones(address: str | None, config: Path | None, state: Path | None) -> Sequence[BackboneLine]:
     """From the daemon; from the plugins here where none runs and no address was given."""
+    from tlserve.client import NobodyListens
+
     try:
         with connect(DEFAULT_ADDRESS if address is None else address) as client:
             return client.backbones()
-    except Unavailable:
+    except NobodyListens:
         if address is not None:
             raise
     from tlserve.app import survey_backbones_once

@@ -16,7 +16,6 @@ from rich.text import Text
 from tlserve.cli import wording
 from tlserve.cli.options import ADDRESS_OPTION, DEFAULT_ADDRESS, AsJson, ConfigFile, StateFolder, connect
 from tlserve.cli.terminal import say, show, show_json
-from tlserve.core.errors import Unavailable
 
 if TYPE_CHECKING:
     from tlserve.core.backbones import BackboneDescription, Speed
@@ -56,6 +55,8 @@ def ask_for_backbone(
     name: str, address: str | None, config: Path | None, state: Path | None, *, measure: bool
 ) -> BackboneDescription:
     """From the daemon; from the plugins here where none runs and no address was given."""
+    from tlserve.client import NobodyListens
+
     say(f"Loading {name}; weights that are not here yet are downloaded.")
     if measure:
         say("Then its build is made, if need be, and run for some seconds: a minute or two for a large one.")
@@ -63,7 +64,7 @@ def ask_for_backbone(
     try:
         with connect(DEFAULT_ADDRESS if address is None else address, timeout_seconds=None) as client:
             return client.backbone(name, measure=measure)
-    except Unavailable:
+    except NobodyListens:
         if address is not None:
             raise
     from tlserve.app import describe_backbone_once
