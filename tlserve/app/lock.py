@@ -37,7 +37,7 @@ class StateLock:
             os.close(file)
             raise StateLocked(
                 f"state directory {self._path.parent} is in use by {words}; stop it, use another --state, "
-                "or ask the running daemon (tlserve retrain MODEL)"
+                "or ask the daemon instead (tlserve retrain MODEL, or --address)"
             ) from exc
         os.ftruncate(file, 0)
         os.pwrite(file, json.dumps({"pid": os.getpid(), "holder": self._holder}).encode(), 0)

@@ -127,7 +127,7 @@ CHECKS: tuple[Check, ...] = (*_ITSELF, *_GRAPH, *_MODULE)
 def check_backbone(backbone: Backbone, *, checks: Collection[str] | None = None) -> None:
     """Run every check, or those named in `checks`, in the order of `CHECKS`.
 
-    Takes seconds: the backbone is exported four times and run on a few small batches. The checks of the
+    Takes seconds: the backbone is exported up to five times and run on a few small batches. The checks of the
     torch module are passed over for a backbone that cannot be trained. What takes a plugin to see, such as
     whether another process finds the same weights, `check_plugin` checks.
 

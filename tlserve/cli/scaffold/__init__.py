@@ -77,13 +77,16 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     for file in files:
         if (folder / file).exists():
             raise SettingsError(f"{folder / file} is there already and is left as it is; choose another NAME")
-    is_new = not folder.exists()
+    is_new, written = not folder.exists(), list[Path]()
     try:
         for file, content in files.items():
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             with (folder / file).open("xb") as out:
+                written.append(folder / file)
                 out.write(content)
     except OSError as exc:
+        for path in written:
+            path.unlink(missing_ok=True)
         if is_new:
             shutil.rmtree(folder, ignore_errors=True)
         raise StoreUnavailable(f"cannot write the plugin to {folder}: {exc}") from exc
@@ -103,7 +106,7 @@ def _steps_of_file(names: Names, folder: Path) -> list[str]:
     path = folder / f"{names.prefix}.py"
     check = (
         "from pathlib import Path; from tlserve.testing import check_plugin; "
-        f"check_plugin(Path({json.dumps(str(path))}))"
+        f"check_plugin(Path({str(path)!r}))"
     )
     folders = shlex.quote(json.dumps([str(folder)]))
     return [

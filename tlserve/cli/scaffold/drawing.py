@@ -75,6 +75,7 @@ def package_files(names: Names) -> Mapping[str, bytes]:
     plugin = _plugin(
         names,
         weights="weights.safetensors",
+        remedy=f"install {names.distribution} again",
         foreign="from safetensors import SafetensorError",
         late_network=_LATE_NETWORK,
         late_torch="        import torch\n",
@@ -98,6 +99,7 @@ def single_files(names: Names) -> Mapping[str, bytes]:
     plugin = _plugin(
         names,
         weights=weights,
+        remedy="put the file back beside the plugin",
         foreign="import torch\nfrom safetensors import SafetensorError\n"
         "from safetensors.torch import load\nfrom torch import Tensor, nn",
         network=_filled("network.py", names) + "\n\n",
@@ -123,12 +125,15 @@ def _plugin(
     names: Names,
     *,
     weights: str,
+    remedy: str,
     foreign: str,
     network: str = "",
     late_network: str = "",
     late_torch: str = "",
 ) -> str:
-    body = _filled("plugin.py", names, weights=weights, import_network="@network", import_torch="@torch")
+    body = _filled(
+        "plugin.py", names, weights=weights, remedy=remedy, import_network="@network", import_torch="@torch"
+    )
     body = body.replace("@network\n", late_network and late_network + "\n")
     body = body.replace("@torch\n", late_torch and late_torch + "\n")
     head = [_PLUGIN_DOC.format(name=names.prefix), "", _FUTURE, "", _PLUGIN_IMPORTS.format(foreign=foreign)]
