@@ -53,6 +53,17 @@ def test_any_size_becomes_the_size_of_the_spec(spec: ImageSpec, size: tuple[int,
     assert out.dtype == np.uint8
 
 
+@pytest.mark.parametrize("side", [96, 112, 224, 299])
+def test_a_crop_as_large_as_the_resized_picture_fits_pictures_of_every_size(side: int) -> None:
+    """Rounding once put the crop a hair outside the picture: at 112 for a short side of 225, among others."""
+    decoder = ImageDecoder(
+        ImageSpec(height=side, width=side, resize_short_side=side, mean=(0, 0, 0), std=(1, 1, 1))
+    )
+    for short in range(1, 700):
+        pixels = np.zeros((1, short, short + short % 3, 3), np.uint8)
+        assert decoder.fit(pixels).shape == (1, side, side, 3)
+
+
 def test_the_middle_of_the_resized_picture_is_kept() -> None:
     out = ImageDecoder(CROPPED).decode(encoded(scene(160, 320)))
     # Short side 160 -> 80; the crop keeps the middle 64 of 80 rows and the middle 64 of 160 columns.

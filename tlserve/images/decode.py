@@ -105,7 +105,8 @@ class ImageDecoder:
         scale = min(image_width, image_height) / short
         # A crop larger than the picture's long side cannot happen: short >= max(height, width).
         keep_x, keep_y = width * scale, height * scale
-        left, top = (image_width - keep_x) / 2, (image_height - keep_y) / 2
+        # Where nothing is cropped, the product may exceed the side by its last digit.
+        left, top = max(0.0, (image_width - keep_x) / 2), max(0.0, (image_height - keep_y) / 2)
         return (left, top, min(left + keep_x, image_width), min(top + keep_y, image_height))
 
     def _needed_side(self) -> int:
