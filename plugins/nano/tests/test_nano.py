@@ -21,9 +21,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from tlserve_nano import PLUGIN, WEIGHTS, NanoBackbone, NanoPlugin
+from tlserve_nano import IMAGE, PLUGIN, WEIGHTS, NanoBackbone, NanoPlugin
 
 from tlserve.plugin_api import LAST_TAP, Plugin, TrainableBackbone, UnknownArchitecture, WeightsUnavailable
+from tlserve.testing import check_backbone
 
 Floats = npt.NDArray[np.float32]
 
@@ -62,7 +63,7 @@ def digits(backbone: NanoBackbone) -> tuple[Floats, npt.NDArray[np.int64]]:
 
 
 def noise(n: int, seed: int = 0) -> Floats:
-    return np.random.default_rng(seed).standard_normal((n, 3, 96, 96)).astype(np.float32)
+    return np.random.default_rng(seed).standard_normal((n, 3, IMAGE.height, IMAGE.width)).astype(np.float32)
 
 
 def test_it_is_a_plugin_with_one_trainable_backbone(backbone: NanoBackbone) -> None:
@@ -197,11 +198,8 @@ def test_a_linear_head_reads_digits(
     split = train_test_split(np.concatenate(parts), labels, test_size=0.2, stratify=labels, random_state=0)
     rows, rows_held, of_rows, of_held = split
     head = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)).fit(rows, of_rows)
-    assert head.score(rows_held, of_held) >= 0.95
+    assert head.score(rows_held, of_held) >= 0.97
 
 
 def test_it_keeps_the_plugin_contract(backbone: NanoBackbone) -> None:
-    testing = pytest.importorskip("tlserve.testing")
-    if not hasattr(testing, "check_backbone"):
-        pytest.skip("tlserve.testing has no check_backbone")
-    testing.check_backbone(backbone)
+    check_backbone(backbone)

@@ -1,6 +1,6 @@
 """The bundled backbone `nano`: a small network whose weights travel in the package.
 
-It needs no download and about a megaparameter, so that tlserve answers out of the box, on any machine
+It needs no download and has a few million parameters, so that tlserve answers out of the box, on any machine
 and offline. Bigger backbones are more accurate; MODEL_CARD.md says by how much. torch is imported only
 when the network itself is asked for: listing and describing read nothing but the weights file.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlserve.plugin_api import (
+    BackboneFacts,
     BackboneInfo,
     ImageSpec,
     Tap,
@@ -26,17 +27,17 @@ if TYPE_CHECKING:
     from .network import NanoNet
 
 WEIGHTS = Path(__file__).with_name("weights.safetensors")
-BUILD_VERSION = "1"
+BUILD_VERSION = "2"
 IMAGE = ImageSpec(
-    height=96,
-    width=96,
-    resize_short_side=96,
+    height=112,
+    width=112,
+    resize_short_side=112,
     mean=(123.675, 116.28, 103.53),
     std=(58.395, 57.12, 57.375),
 )
-TAPS = (Tap("stage1", 32), Tap("stage2", 64), Tap("stage3", 128), Tap("stage4", 192), Tap("features", 384))
+TAPS = (Tap("stage1", 32), Tap("stage2", 80), Tap("stage3", 160), Tap("stage4", 320), Tap("features", 1200))
 _REMEDY = "Reinstall tlserve, or train new weights in a source checkout: python plugins/nano/train.py --help"
-_STATISTICS = (".running_mean", ".running_var")
+_NOT_TRAINED = (".running_mean", ".running_var", ".scale")
 
 
 class NanoBackbone:
@@ -95,6 +96,20 @@ class NanoPlugin:
     def names(self) -> tuple[str, ...]:
         return ("",)
 
+    def facts(self, rest: str) -> BackboneFacts | None:
+        """From the header of the weights file alone; nothing for a name that is not offered."""
+        try:
+            info = self.load(rest).info
+        except (UnknownArchitecture, WeightsUnavailable):
+            return None
+        return BackboneFacts(
+            licence=info.licence,
+            n_parameters=info.n_parameters,
+            height=IMAGE.height,
+            width=IMAGE.width,
+            row_width=sum(tap.width for tap in TAPS),
+        )
+
     def load(self, rest: str) -> NanoBackbone:
         """Raises UnknownArchitecture unless `rest` is empty, WeightsUnavailable without a sound file."""
         if rest:
@@ -106,7 +121,9 @@ class NanoPlugin:
 
 
 def count_parameters(weights: bytes) -> int:
-    """How many numbers training may move, from the safetensors header: running statistics do not count.
+    """How many numbers training may move, from the safetensors header.
+
+    Running statistics and the scales of rounding do not count.
 
     Raises ValueError if the header is cut or not what the format says.
     Source: the safetensors format (8 bytes of little-endian header length, then JSON).
@@ -114,7 +131,7 @@ def count_parameters(weights: bytes) -> int:
     try:
         header: dict[str, dict[str, Any]] = json.loads(weights[8 : 8 + int.from_bytes(weights[:8], "little")])
         shapes = {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
-        return sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith(_STATISTICS))
+        return sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith(_NOT_TRAINED))
     except (AttributeError, KeyError, TypeError) as exc:
         raise ValueError("not a safetensors file") from exc
 

@@ -1,20 +1,23 @@
 """The torch module behind `nano`: a small plain residual network, cheap on a CPU.
 
 Only 3x3 and 1x1 convolutions, batch norm and ReLU: the operators that every runtime fuses well, and
-that a batch norm folds into. Apart from `__init__` so that listing the plugin imports no torch.
+that a batch norm folds into. The map is halved five times early on, because a CPU spends its time where
+maps are large; most parameters work on 4x4. Apart from `__init__` so that listing the plugin imports no
+torch.
 """
 
 from __future__ import annotations
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional
 
-STAGE_WIDTHS = (32, 64, 128, 192)
-STAGE_BLOCKS = (1, 2, 1, 1)
-FEATURE_WIDTH = 384
+from .storage import read_weights
+
+STEM_WIDTH = 16
+STAGE_WIDTHS = (32, 80, 160, 320)
+STAGE_BLOCKS = (1, 2, 2, 1)
+EXPANDED_WIDTH = 640
 
 
 def _conv_norm(n_in: int, n_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
@@ -38,38 +41,47 @@ class ResidualBlock(nn.Module):
         return functional.relu(inner + self.shortcut(x))
 
 
-def _stage(n_in: int, n_out: int, n_blocks: int, stride: int) -> nn.Sequential:
-    blocks = [ResidualBlock(n_in, n_out, stride)]
-    blocks += [ResidualBlock(n_out, n_out, 1) for _ in range(n_blocks - 1)]
+def _stage(n_in: int, n_out: int, n_blocks: int) -> nn.Sequential:
+    blocks = [ResidualBlock(n_in, n_out, stride=2)]
+    blocks += [ResidualBlock(n_out, n_out, stride=1) for _ in range(n_blocks - 1)]
     return nn.Sequential(*blocks)
 
 
 class NanoNet(nn.Module):
     """Stem, four residual stages, a 1x1 expansion; every tap comes out averaged over space.
 
-    Input: (n, 3, h, w) float32, normalised; any h and w of at least 16 pixels.
+    `features` are the last three stages and the expansion side by side: a linear head reads parts and
+    strokes from the stages that the expansion, which learns to name whole things, gives up.
+
+    Input: (n, 3, h, w) float32, normalised; any h and w of at least 32 pixels.
     Output: {"stage1" .. "stage4", "features"}, each (n, width) float32.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        w1, w2, w3, w4 = STAGE_WIDTHS
-        b1, b2, b3, b4 = STAGE_BLOCKS
-        self.stem = nn.Sequential(_conv_norm(3, w1, 3, stride=2), nn.ReLU())
-        self.stage1 = _stage(w1, w1, b1, stride=1)
-        self.stage2 = _stage(w1, w2, b2, stride=2)
-        self.stage3 = _stage(w2, w3, b3, stride=2)
-        self.stage4 = _stage(w3, w4, b4, stride=2)
-        self.expand = nn.Sequential(_conv_norm(w4, FEATURE_WIDTH, 1), nn.ReLU())
+        widths = (STEM_WIDTH, *STAGE_WIDTHS)
+        self.stem = nn.Sequential(_conv_norm(3, STEM_WIDTH, 3, stride=2), nn.ReLU())
+        self.stage1, self.stage2, self.stage3, self.stage4 = (
+            _stage(n_in, n_out, n_blocks)
+            for n_in, n_out, n_blocks in zip(widths, STAGE_WIDTHS, STAGE_BLOCKS, strict=False)
+        )
+        self.expand = nn.Sequential(_conv_norm(STAGE_WIDTHS[-1], EXPANDED_WIDTH, 1), nn.ReLU())
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
+    def maps(self, x: Tensor) -> dict[str, Tensor]:
+        """The stages' activations and their expansion, before averaging: (n, width, h, w)."""
         maps: dict[str, Tensor] = {}
         maps["stage1"] = x = self.stage1(self.stem(x))
         maps["stage2"] = x = self.stage2(x)
         maps["stage3"] = x = self.stage3(x)
         maps["stage4"] = x = self.stage4(x)
-        maps["features"] = self.expand(x)
-        return {name: torch.mean(activations, dim=(2, 3)) for name, activations in maps.items()}
+        maps["expanded"] = self.expand(x)
+        return maps
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        means = {name: torch.mean(activations, dim=(2, 3)) for name, activations in self.maps(x).items()}
+        seen = (means["stage2"], means["stage3"], means["stage4"], means.pop("expanded"))
+        means["features"] = torch.cat(seen, dim=1)
+        return means
 
     def blocks(self) -> tuple[nn.Module, ...]:
         """From shallow to deep; together they hold every parameter exactly once."""
@@ -77,15 +89,11 @@ class NanoNet(nn.Module):
 
 
 def network_with(weights: bytes) -> NanoNet:
-    """The network in inference mode, float32, with the weights of a safetensors file.
+    """The network in inference mode, float32, with the weights of a file as `storage` describes it.
 
     Raises ValueError or RuntimeError if the file is unsound or its tensors are not exactly the network's.
     """
-    try:
-        state = {name: tensor.float() for name, tensor in load(weights).items()}
-    except SafetensorError as exc:
-        raise ValueError(str(exc)) from exc
     network = NanoNet()
     counters = {name: t for name, t in network.state_dict().items() if name.endswith("num_batches_tracked")}
-    network.load_state_dict(state | counters)
+    network.load_state_dict(read_weights(weights) | counters)
     return network.eval()
