@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import socket
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,13 @@ from rich.console import Console
 
 from tests.cli.conftest import Colours, run
 from tlserve.cli.backbones.listing import MANY, backbones_table, chosen, matches, show_backbones
-from tlserve.cli.backbones.showing import input_in_words, normalisation_in_words, speed_in_words
+from tlserve.cli.backbones.showing import (
+    input_in_words,
+    normalisation_in_words,
+    said_if_slow,
+    speed_in_words,
+    waiting_words,
+)
 from tlserve.core.backbones import Speed
 from tlserve.plugin_api import ImageSpec
 from tlserve.rpc.backend import BackboneLine
@@ -124,6 +131,49 @@ def test_of_very_many_those_that_were_measured_here_are_shown(capsys: pytest.Cap
     assert "~" not in said.err
 
 
+def test_a_pattern_that_fits_very_many_is_summed_up_with_the_way_on(here: dict[str, str]) -> None:
+    zoo = PLUGIN.replace('("small", "large")', 'tuple(f"net{n:03}" for n in range(150))')
+    (folder,) = json.loads(here["TLSERVE_PLUGIN_FOLDERS"])
+    (Path(folder) / "zoo.py").write_text(zoo)
+    many = run("backbones", "--only", "zoo/net*", env=here)
+    assert many.stdout.splitlines() == [
+        "zoo/... 150 backbones: a narrower pattern, or tlserve backbones --only 'zoo/net*' --all"
+    ]
+    every = run("backbones", "--only", "zoo/net*", "--all", env=here)
+    assert len(every.stdout.splitlines()) == 1 + 150
+    fewer = run("backbones", "--only", "zoo/net0*", env=here)
+    assert len(fewer.stdout.splitlines()) == 1 + 100
+    as_json = run("backbones", "--only", "zoo/net*", "--json", env=here)
+    assert len(json.loads(as_json.stdout)) == 150
+    unasked = run("backbones", env=here)
+    assert "zoo/... 150 backbones: tlserve backbones --only 'zoo/*PART*', or --all" in unasked.stdout
+
+
+def test_a_licence_of_many_lines_is_one_short_cell_in_a_pipe_and_whole_in_json(
+    here: dict[str, str],
+) -> None:
+    (folder,) = json.loads(here["TLSERVE_PLUGIN_FOLDERS"])
+    plugin = Path(folder) / "tiny.py"
+    plugin.write_text(PLUGIN.replace('"CC0-1.0"', '"Some terms\\n" * 30'))
+    row = run("backbones", "--only", "tiny/large", env=here).stdout.splitlines()[1]
+    assert row.endswith("Some terms Some…")
+    assert len(row) < 120
+    (line,) = json.loads(run("backbones", "--only", "tiny/large", "--json", env=here).stdout)
+    assert line["licence"] == "Some terms\n" * 30
+
+
+@pytest.mark.parametrize(
+    ("line", "is_told"),
+    [(RESNET, False), (replace(RESNET, row_width=None), True), (replace(RESNET, licence=None), True)],
+)
+def test_what_a_blank_means_is_told_where_there_is_one(
+    line: BackboneLine, is_told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_backbones(chosen([line], everything=False))
+    told = "-: not known before it is loaded; tlserve backbones show NAME\n"
+    assert (told in capsys.readouterr().err) is is_told
+
+
 @pytest.mark.parametrize(
     "pattern", ["resnet", "RESNET50", "few", "few/resnet50", "few/*", "*net5?", "res*5?"]
 )
@@ -166,7 +216,7 @@ def test_all_about_one_backbone_of_a_daemon(colours: Colours) -> None:
     assert said["build"] == "/state/backbones/0 (5.0 MB)"
     assert said["speed"].endswith("tlserve backbones show nano --measure")
     assert said["Use"] == "it: tlserve serve --backbone nano ..."
-    assert "weights that are not here yet are downloaded" in result.stderr
+    assert result.stderr == ""
 
 
 def test_a_measurement_of_a_daemon_is_shown(colours: Colours) -> None:
@@ -177,7 +227,7 @@ def test_a_measurement_of_a_daemon_is_shown(colours: Colours) -> None:
 def test_an_unknown_backbone_is_one_line_with_near_names(colours: Colours) -> None:
     result = run("backbones", "show", "nanoo", "--address", colours.address)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.splitlines()[-1] == "tlserve: no plugin offers 'nanoo'; did you mean nano?"
+    assert result.stderr.splitlines() == ["tlserve: no plugin offers 'nanoo'; did you mean nano?"]
 
 
 def test_options_before_the_word_show_are_refused_since_they_would_do_nothing(colours: Colours) -> None:
@@ -216,6 +266,43 @@ def test_without_a_state_folder_showing_makes_none(here: dict[str, str], tmp_pat
     unknown = run("backbones", "show", "tiny/smal", "--state", state, env=here)
     assert unknown.exit_code == 1
     assert "there is no 'smal'; did you mean small?" in unknown.stderr
+
+
+def test_measured_without_a_state_folder_its_build_is_called_temporary(
+    here: dict[str, str], tmp_path: Path
+) -> None:
+    state = tmp_path / "nowhere"
+    result = run("backbones", "show", "tiny/small", "--measure", "--state", state, env=here)
+    assert f"There is no state directory {state}: the build measured here was temporary." in result.stderr
+    assert "parameters     36\n" in result.stdout
+    assert not state.exists()
+
+
+def test_what_is_waited_for_is_said_once_it_takes_long(capsys: pytest.CaptureFixture[str]) -> None:
+    with said_if_slow(["never"], seconds=60):
+        pass
+    deadline = time.monotonic() + 20
+    said = ""
+    with said_if_slow(["one", "two"], seconds=0.01):
+        while "two" not in said and time.monotonic() < deadline:
+            time.sleep(0.01)
+            said += capsys.readouterr().err
+    assert said == "one\ntwo\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "fetches"),
+    [
+        ("torchvision/resnet50", True),
+        ("timm/vit.openai@random", False),
+        ("timm/vit@my.safetensors", False),
+        ("onnx:model.onnx", False),
+    ],
+)
+def test_a_download_is_announced_where_there_may_be_one(name: str, fetches: bool) -> None:
+    first, *others = waiting_words(name, measure=True, machine="this machine")
+    assert ("download" in first) is fetches
+    assert others[-1] == "Other work on this machine makes the numbers smaller."
 
 
 def test_the_input_is_told_in_words() -> None:

@@ -68,10 +68,27 @@ def test_what_it_writes_makes_the_file_a_backbone(model: Path) -> None:
     done = run("backbones", "inspect", model, "--write")
     assert done.exit_code == 0
     assert f"tlserve serve --backbone 'onnx:{model}'" in done.stderr
+    beside = model.with_suffix(".json")
+    beside.write_text(beside.read_text().replace("FILL IN", "As the tests have it"))
     assert [tap.width for tap in PluginHost().load(f"onnx:{model}").info.taps] == [8, 12]
     again = run("backbones", "inspect", model)
     assert again.exit_code == 0
     assert "small.json: good" in again.stdout
+    assert "Use it: tlserve serve" in again.stderr
+
+
+def test_an_unedited_description_is_not_called_good(model: Path) -> None:
+    run("backbones", "inspect", model, "--write")
+    again = run("backbones", "inspect", model)
+    assert again.exit_code == 0
+    assert "small.json: can be used once licence and weights_origin are filled in" in again.stdout
+    assert "guess" in again.stderr
+    assert f"Fill in licence and weights_origin in {model.with_suffix('.json')}" in again.stderr
+    assert "Use it" not in again.stderr
+    beside = model.with_suffix(".json")
+    beside.write_text(beside.read_text().replace("FILL IN: the lic", "The lic"))
+    once_more = run("backbones", "inspect", model)
+    assert "small.json: can be used once weights_origin is filled in" in once_more.stdout
 
 
 def test_it_writes_over_nothing_and_says_what_is_wrong_with_what_is_there(model: Path) -> None:
@@ -121,7 +138,8 @@ def test_what_is_no_model_ends_with_one_line(content: bytes, tmp_path: Path) -> 
     done = run("backbones", "inspect", path)
     assert done.exit_code == 1
     assert done.stdout == ""
-    assert done.stderr.startswith(("tlserve: cannot read", f"tlserve: {path} is not"))
+    assert done.stderr.startswith(f"tlserve: {path} is not an ONNX file ({len(content):,} bytes)")
+    assert len(done.stderr.splitlines()) == 1
     assert "Traceback" not in done.stderr
 
 

@@ -72,6 +72,16 @@ def test_facts_that_break_or_make_no_sense_are_blanks(tmp_path: Path, body: str)
     assert {entry.error for entry in entries} == {None}
 
 
+def test_a_misspelt_prefix_is_answered_with_names_of_the_plugin_it_looks_like(tmp_path: Path) -> None:
+    catalogue(tmp_path, "return None")
+    host = PluginHost([tmp_path], entry_points=())
+    with pytest.raises(BackboneNotFound, match=r"did you mean telling/small or telling/large\? plugins"):
+        host.load("telin")
+    (tmp_path / "telling.py").write_text("PLUGIN = None")
+    with pytest.raises(BackboneNotFound, match=r"did you mean telling\? plugins"):
+        host.load("tellingg")
+
+
 def test_an_unknown_name_is_answered_with_near_ones_where_the_plugin_does_not(tmp_path: Path) -> None:
     catalogue(tmp_path, "return None")
     host = PluginHost([tmp_path], entry_points=())

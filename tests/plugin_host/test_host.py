@@ -196,6 +196,25 @@ def test_a_broken_plugin_is_an_entry_with_its_error(case: str, folder: Path) -> 
     assert entries["tiny"].error is None
 
 
+def test_a_file_that_does_not_load_tells_the_line_in_it(folder: Path) -> None:
+    """That of the plugin's author, however deep in a library it went wrong, and whatever ran it."""
+    sources = {
+        "asks": "import os\n\nos.no_such\n",
+        "calls": "import json\n\ndef read():\n    return json.loads('[')\n\nPLUGIN = read()\n",
+        "made": "class PLUGIN:\n    def __init__(self):\n        missing_name\n",
+        "spelt": "PLUGIN = (\n",
+        "leaves": "import sys\nsys.exit('no GPU')\n",
+    }
+    for name, source in sources.items():
+        (folder / f"{name}.py").write_text(source)
+    errors = {entry.plugin: entry.error or "" for entry in host_of(folder).catalogue()}
+    assert errors["asks"].endswith("AttributeError: module 'os' has no attribute 'no_such' (line 3)")
+    assert errors["calls"].endswith("(char 1) (line 4)")
+    assert errors["made"].endswith("NameError: name 'missing_name' is not defined (line 3)")
+    assert errors["spelt"].endswith("SyntaxError: '(' was never closed (spelt.py, line 1)")
+    assert errors["leaves"].endswith("SystemExit: no GPU (line 2)")
+
+
 LOADS = {
     "raises": ("raise OSError('disk on fire')", "OSError: disk on fire"),
     "exits": ("raise SystemExit(1)", "SystemExit"),

@@ -143,8 +143,14 @@ class PluginHost:
         offered = [entry.name for entry in self.catalogue() if entry.error is None]
         near = difflib.get_close_matches(name, offered, n=3)
         by_rest = [full for full in offered if full.endswith(f"/{name}")]
-        hint = f"did you mean {' or '.join(by_rest or near)}? " if by_rest or near else ""
+        meant = by_rest or near or self._of_near_plugins(_split(name)[0])
+        hint = f"did you mean {' or '.join(meant)}? " if meant else ""
         return f"no plugin offers {name!r}; {hint}plugins here: {', '.join(sorted(self._claims)) or 'none'}"
+
+    def _of_near_plugins(self, prefix: str) -> list[str]:
+        """Some names of the plugin whose prefix looks most like this one; of a broken one the prefix."""
+        near = difflib.get_close_matches(prefix, self._claims, n=1)
+        return [entry.name for one in near for entry in self._entries(one)][:3]
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -78,6 +78,8 @@ def described(path: Path) -> Path:
     found = inspect(path)
     assert found.problem == ""
     write_sidecar(found)
+    beside = path.with_suffix(".json")
+    beside.write_text(beside.read_text().replace("FILL IN", "Of these tests"))
     return path
 
 
@@ -358,3 +360,9 @@ def test_a_described_file_tells_its_licence_and_size_unread(tmp_path: Path) -> N
     path.unlink()
     assert PLUGIN.facts(str(path)) == BackboneFacts(licence="MIT", height=SIZE, width=SIZE)
     assert PLUGIN.facts("FILE.onnx") is None
+
+
+def test_a_licence_that_nobody_filled_in_is_listed_as_unknown(tmp_path: Path) -> None:
+    path = saved(residual(), tmp_path)
+    write_sidecar(inspect(path))
+    assert PLUGIN.facts(str(path)) == BackboneFacts(licence=None, height=SIZE, width=SIZE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,9 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from tlserve_onnx import PLUGIN, inspect, write_sidecar
+from tlserve_onnx import PLUGIN, Inspection, inspect, write_sidecar
 
+from tlserve.plugin_api import BackboneError
 from tlserve.testing import check_backbone
 
 NETWORKS = [
@@ -44,6 +46,13 @@ def exports_of(path: Path, folder: Path, feed: Any) -> dict[str, Any]:
     return dict(zip(names, session.run(None, {"input": feed}), strict=True))
 
 
+def describe(found: Inspection) -> None:
+    """Save the proposed description, with what a person has to fill in."""
+    write_sidecar(found)
+    text = found.sidecar_path.read_text()
+    found.sidecar_path.write_text(text.replace("FILL IN", "Of these tests"))
+
+
 def copied(path: Path, folder: Path) -> Path:
     """A file of the session's in a folder of the test's own."""
     (folder / path.name).write_bytes(path.read_bytes())
@@ -61,7 +70,7 @@ def test_features_are_what_goes_into_the_last_layer_and_taps_are_the_ends_of_the
     assert [tap.width for tap in found.taps] == widths
     assert found.classifier is not None
     assert found.classifier.operator == ("Conv" if name == "squeezenet1_1" else "Gemm")
-    write_sidecar(found)
+    describe(found)
     outputs = exports_of(path, tmp_path, network.pictures)
     scale = np.abs(network.features).max()
     np.testing.assert_allclose(outputs["features"], network.features, rtol=1e-3, atol=1e-4 * scale)
@@ -102,7 +111,7 @@ def test_the_mobilenet_beside_the_repository_is_features_already(
     assert found.classifier is None
     assert [tap.width for tap in found.taps] == [24, 32, 96, 320, 1280]
     assert found.candidates[-1].reason == "the graph's output"
-    write_sidecar(found)
+    describe(found)
     check_backbone(PLUGIN.load(str(path)))
 
 
@@ -157,7 +166,7 @@ def test_a_channels_last_graph_with_channels_first_inside_is_proposed_as_it_is(t
     assert found.classifier is not None
     assert (found.classifier.operator, found.classifier.activation) == ("MatMul", "Softmax")
     assert any("Keras" in warning for warning in found.warnings)
-    write_sidecar(found)
+    describe(found)
     backbone = PLUGIN.load(str(path))
     assert [tap.width for tap in backbone.info.taps] == [8, 12, 16]
     check_backbone(backbone)
@@ -195,7 +204,7 @@ def test_a_description_that_normalises_a_second_time_is_doubted(tmp_path: Path) 
     path = tmp_path / "keras.onnx"
     first = [helper.make_node("Div", ["image", "a"], ["normal"])]
     onnx.save(keras_like(first=first, constants={"a": 127.5}), path)
-    write_sidecar(inspect(path))
+    describe(inspect(path))
     beside = path.with_suffix(".json")
     beside.write_text(beside.read_text().replace("[1, 1, 1]", "[127.5, 127.5, 127.5]"))
     found = inspect(path)
@@ -223,7 +232,7 @@ def test_a_classifier_quantised_dynamically_is_cut_off_with_its_scales(tmp_path:
     assert found.classifier.operator == "MatMulInteger"
     assert found.sidecar is not None
     assert found.sidecar["taps"]["features"] == "flat"
-    write_sidecar(found)
+    describe(found)
     check_backbone(PLUGIN.load(str(path)))
 
 
@@ -329,7 +338,7 @@ def test_of_tokens_the_class_token_is_taken_where_there_is_one(
 ) -> None:
     path = tmp_path / "tokens.onnx"
     onnx.save(tokens_out(n_tokens), path)
-    write_sidecar(inspect(path))
+    describe(inspect(path))
     feed = np.random.default_rng(1).normal(size=(3, 3, 32, 32)).astype(np.float32)
     plain = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"input": feed})[0]
     features = exports_of(path, tmp_path, feed)["features"]
@@ -353,12 +362,43 @@ def test_a_described_file_is_judged_by_its_own_description(
     exported: Callable[..., Any], tmp_path: Path
 ) -> None:
     path = copied(exported("resnet18").path, tmp_path)
-    write_sidecar(inspect(path))
+    describe(inspect(path))
     beside = tmp_path / "resnet18.json"
     assert inspect(path).problem == ""
-    assert not any("mean and std" in warning for warning in inspect(path).warnings)
     beside.write_text(beside.read_text().replace("/layer1/", "/layer9/", 1))
     found = inspect(path)
     assert "the graph has no tensor '/layer9/" in found.problem
     assert found.sidecar is not None
     assert "/layer1/" in found.sidecar_text()
+
+
+def test_an_unedited_description_is_refused_by_the_fields_to_fill_in(
+    exported: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = copied(exported("resnet18").path, tmp_path)
+    write_sidecar(inspect(path))
+    beside = tmp_path / "resnet18.json"
+    assert inspect(path).to_fill_in == ("licence", "weights_origin")
+    with pytest.raises(BackboneError) as caught:
+        PLUGIN.load(str(path))
+    assert f"{beside}: fill in licence and weights_origin" in str(caught.value)
+    facts = json.loads(beside.read_text())
+    beside.write_text(json.dumps({**facts, "licence": "MIT"}))
+    found = inspect(path)
+    assert (found.problem, found.to_fill_in) == ("", ("weights_origin",))
+    with pytest.raises(BackboneError, match="fill in weights_origin,"):
+        PLUGIN.load(str(path))
+    beside.write_text(json.dumps({**facts, "licence": "MIT", "weights_origin": "where I FILL IN forms"}))
+    assert inspect(path).to_fill_in == ()
+    assert PLUGIN.load(str(path)).info.licence == "MIT"
+
+
+def test_mean_and_std_are_called_a_guess_for_as_long_as_they_are_the_proposed_ones(
+    exported: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = copied(exported("resnet18").path, tmp_path)
+    describe(inspect(path))
+    assert any("mean and std are a guess" in warning for warning in inspect(path).warnings)
+    beside = tmp_path / "resnet18.json"
+    beside.write_text(beside.read_text().replace("[123.675,", "[120,"))
+    assert not any("mean and std" in warning for warning in inspect(path).warnings)

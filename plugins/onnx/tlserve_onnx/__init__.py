@@ -1,8 +1,8 @@
 """Backbones from ONNX files: `onnx:FILE`, with a description FILE.json beside the file.
 
 The description (docs/plugins.md) says how pictures are prepared and which tensors are the taps; the
-graph is cut there, so a classifier's own last layers fall away. Without it, loading fails with a
-template made from the file.
+graph is cut there, so a classifier's own last layers fall away. Without it, loading fails with the
+command that makes one.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ class OnnxPlugin:
         if not beside.is_file():
             raise WeightsUnavailable(explain_missing(source))
         sidecar = read_sidecar(beside)
+        if fields := " and ".join(sidecar.to_fill_in()):
+            raise BackboneError(f"{beside}: fill in {fields}, and check mean and std")
         model = plain_model(source)
         try:
             cut = cut_model(model, sidecar)
@@ -88,7 +90,8 @@ class OnnxPlugin:
         except BackboneError:
             return None
         image = sidecar.image
-        return BackboneFacts(licence=sidecar.licence, height=image.height, width=image.width)
+        licence = None if "licence" in sidecar.to_fill_in() else sidecar.licence
+        return BackboneFacts(licence=licence, height=image.height, width=image.width)
 
 
 PLUGIN = OnnxPlugin()

@@ -23,7 +23,6 @@ from .reading import Source, opset_of, plain_model, read_source
 from .sidecar import parse_sidecar, read_sidecar, sidecar_path
 from .survey import Survey, survey
 
-_FEW_SHOWN = 12
 _TRAINING_MODE = "the graph holds {} in training mode: export the model again after model.eval()"
 
 
@@ -60,6 +59,8 @@ class Inspection:
     candidates: tuple[Candidate, ...] = ()
     sidecar: dict[str, Any] | None = None
     """The proposed description; None where a problem stands in its way."""
+    to_fill_in: tuple[str, ...] = ()
+    """Fields of the description that only a person can fill in: of the one there is, else of the proposed."""
     taps: tuple[Tap, ...] = ()
     """What the graph gave when it was cut: by the description beside the file, else by the proposed one."""
     warnings: tuple[str, ...] = ()
@@ -96,16 +97,10 @@ def explain_missing(source: Source) -> str:
     found = _inspected(source)
     if found.sidecar is None:
         return f"{found.file} cannot be a backbone: {found.problem}"
-    others = [
-        f"  {one.tensor} {list(one.shape)}: {one.reason}" for one in found.candidates if one.tap is None
-    ]
-    listed = "".join(f"\n{line}" for line in others[:_FEW_SHOWN])
     quoted = shlex.quote(str(found.file))
     return (
-        f"{found.file} needs a description beside it. `tlserve backbones inspect {quoted} --write` saves "
-        f"the one below; or correct it and save it as {found.sidecar_path}. Mean and std are in pixel units "
-        f"(0 to 255).\n{found.sidecar_text()}"
-        + (f"\nFurther tensors that may serve as taps:{listed}" if listed else "")
+        f"{found.file} needs a description beside it, {found.sidecar_path.name}. "
+        f"Write it with: tlserve backbones inspect {quoted} --write"
     )
 
 
@@ -145,8 +140,9 @@ def _tried(found: Inspection, surveyed: Survey, proposal: Proposal, plain: Any) 
     """Cut by the description that is there, else by the proposed one, and run it as loading would."""
     facts = sidecar_facts(found.file.stem, surveyed, proposal)
     try:
-        proposed = cut_model(plain, parse_sidecar(facts))
-        found = replace(found, sidecar=facts, taps=proposed.taps)
+        described = parse_sidecar(facts)
+        taps = cut_model(plain, described).taps
+        found = replace(found, sidecar=facts, taps=taps, to_fill_in=described.to_fill_in())
     except BackboneError as exc:
         found = replace(found, problem=str(exc))
     if not found.sidecar_exists:
@@ -154,18 +150,20 @@ def _tried(found: Inspection, surveyed: Survey, proposal: Proposal, plain: Any) 
     try:
         own = read_sidecar(found.sidecar_path)
     except BackboneError as exc:
-        return replace(found, problem=str(exc), taps=())
+        return replace(found, problem=str(exc), taps=(), to_fill_in=())
+    found = replace(found, to_fill_in=own.to_fill_in())
     try:
         found = replace(found, problem="", taps=cut_model(plain, own).taps)
     except BackboneError as exc:
         return replace(found, problem=f"{found.sidecar_path}: {exc}", taps=())
     expected = proposal.normalisation
-    if expected.is_certain and (own.image.mean, own.image.std) != (expected.mean, expected.std):
-        doubt = (
-            f"mean and std should be {_three(expected.mean)} and {_three(expected.std)}: {expected.reason}"
-        )
-        return replace(found, warnings=(*found.warnings, doubt))
-    return found
+    as_proposed = (own.image.mean, own.image.std) == (expected.mean, expected.std)
+    if as_proposed == expected.is_certain:
+        return found
+    doubt = f"mean and std should be {_three(expected.mean)} and {_three(expected.std)}: {expected.reason}"
+    if as_proposed:
+        doubt = _about_mean(found, surveyed, proposal)
+    return replace(found, warnings=(*found.warnings, doubt))
 
 
 def _three(numbers: tuple[float, float, float]) -> str:

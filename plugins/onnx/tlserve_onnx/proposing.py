@@ -11,7 +11,7 @@ from tlserve.plugin_api import LAST_TAP, BackboneError, Layout
 from .classifier import Classifier, find_classifier, looks_like_features
 from .layouts import channel_axes
 from .normalising import Normalisation, normalisation_of
-from .sidecar import TapSource, Tokens
+from .sidecar import FILL_IN, TapSource, Tokens
 from .stages import stages_of
 from .survey import Survey, Tensor
 
@@ -72,8 +72,8 @@ def sidecar_facts(name: str, survey: Survey, proposal: Proposal) -> dict[str, An
     normalisation = proposal.normalisation
     return {
         "name": name,
-        "licence": "FILL IN: the licence of the weights",
-        "weights_origin": "FILL IN: where the file comes from",
+        "licence": f"{FILL_IN}: the licence of the weights",
+        "weights_origin": f"{FILL_IN}: where the file comes from",
         "input": survey.input,
         "image": {
             "height": survey.height,

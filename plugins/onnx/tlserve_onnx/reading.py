@@ -19,6 +19,8 @@ from tlserve.plugin_api import BackboneError, WeightsUnavailable
 
 MIN_OPSET = 7
 _LIMIT_BYTES = 2**31 - 2**20
+_FIRST_FIELD = b"\x08"
+"""Exporters write the field ir_version first, which begins so."""
 _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
@@ -39,8 +41,8 @@ def read_source(path: Path) -> Source:
     """Raises WeightsUnavailable if a file is missing or is not ONNX, BackboneError if it is too large."""
     if not path.is_file():
         raise WeightsUnavailable(f"no ONNX file {path} (looked from {Path.cwd()})")
+    model = _parsed(path)
     try:
-        model = onnx.load(path, load_external_data=False)
         _check_texts(model.graph)
         locations = sorted(_external_locations(model.graph))
         parts = [path, *(path.parent / location for location in locations)]
@@ -55,8 +57,25 @@ def read_source(path: Path) -> Source:
     except Exception as exc:  # protobuf, onnx and the system each raise their own
         raise WeightsUnavailable(f"cannot read {path} as an ONNX model with all its data: {exc}") from exc
     if not model.graph.node:
-        raise WeightsUnavailable(f"{path} is not an ONNX model: it holds no graph")
+        raise WeightsUnavailable(f"{_not_onnx(path)}: it holds no graph")
     return Source(path, model, digest.hexdigest(), n_bytes, tuple(locations))
+
+
+def _parsed(path: Path) -> Any:
+    """The model without its files of data; protobuf's own words on a wrong file help nobody."""
+    try:
+        return onnx.load(path, load_external_data=False)
+    except OSError as exc:
+        raise WeightsUnavailable(f"cannot read {path}: {exc.strerror or exc}") from exc
+    except Exception as exc:  # of protobuf, one for each of its formats
+        with path.open("rb") as file:
+            begins_well = file.read(len(_FIRST_FIELD)) == _FIRST_FIELD
+        damaged = ", or its end is missing or damaged" if begins_well else ""
+        raise WeightsUnavailable(f"{_not_onnx(path)}{damaged}") from exc
+
+
+def _not_onnx(path: Path) -> str:
+    return f"{path} is not an ONNX file ({path.stat().st_size:,} bytes)"
 
 
 def plain_model(source: Source) -> Any:

@@ -22,6 +22,8 @@ from tlserve.plugin_api import (
 
 Tokens = Literal["mean", "first"]
 
+FILL_IN = "FILL IN"
+"""What a proposed text begins with that only a person can give; such a description is refused."""
 _FIELDS = {"name", "licence", "weights_origin", "input", "image", "taps"}
 _WORDS = {
     "crop": get_args(Crop),
@@ -62,6 +64,11 @@ class Sidecar:
     image: ImageSpec
     taps: tuple[tuple[str, TapSource], ...]
     """(tap name, its source), shallow to deep; the last tap is `features`."""
+
+    def to_fill_in(self) -> tuple[str, ...]:
+        """Fields that still hold what was proposed for a person to replace."""
+        texts = {"licence": self.licence, "weights_origin": self.weights_origin}
+        return tuple(field for field, text in texts.items() if text.lstrip().startswith(FILL_IN))
 
     def choice_digest(self) -> str:
         """Stands for the choice of input and tensors, which changes features as much as weights do."""

@@ -112,7 +112,9 @@ def test_the_distribution_offers_the_prefix_timm() -> None:
 def test_an_unknown_architecture_is_answered_with_near_names() -> None:
     with pytest.raises(UnknownArchitecture, match="resnet50"):
         PLUGIN.load("resnet5O")
-    with pytest.raises(UnknownArchitecture, match="near or common"):
+    with pytest.raises(UnknownArchitecture, match=r"near or common.*--only 'timm/\*' --all"):
+        PLUGIN.load("zebra")
+    with pytest.raises(UnknownArchitecture, match="write timm/ARCH, for example timm/resnet50"):
         PLUGIN.load("")
     with pytest.raises(UnknownArchitecture, match="hf-hub:ORG/NAME"):
         PLUGIN.load("timm/resnet50")

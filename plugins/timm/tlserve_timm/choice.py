@@ -16,6 +16,7 @@ PRETRAINED = ""
 FILE_ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
 SOURCES = ("hf-hub:", "local-dir:")
 _COMMON = ("resnet50", "mobilenetv3_large_100", "convnext_tiny", "vit_small_patch14_dinov2")
+_LIST_ALL = "List all with: tlserve backbones --only 'timm/*' --all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +58,11 @@ def read_choice(rest: str) -> Choice:
 
 
 def _no_architecture(architecture: str) -> str:
+    if not architecture:
+        return f"write timm/ARCH, for example timm/{_COMMON[0]}. {_LIST_ALL}"
     near = difflib.get_close_matches(architecture, list_models(), n=5) or list(_COMMON)
     where = "; a model of the Hugging Face hub is written timm/hf-hub:ORG/NAME" if "/" in architecture else ""
     return (
         f"timm has no architecture {architecture!r}; near or common ones: {', '.join(near)}{where}. "
-        "List all with: tlserve backbones"
+        + _LIST_ALL
     )

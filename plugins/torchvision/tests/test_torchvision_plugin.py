@@ -190,7 +190,9 @@ def test_unknown_weights_are_answered_with_all_there_are() -> None:
 def test_an_unknown_architecture_is_answered_with_near_names() -> None:
     with pytest.raises(UnknownArchitecture, match="resnet50"):
         PLUGIN.load("resnet5O")
-    with pytest.raises(UnknownArchitecture, match="near or common"):
+    with pytest.raises(UnknownArchitecture, match=r"near or common.*--only 'torchvision/\*' --all"):
+        PLUGIN.load("zebra")
+    with pytest.raises(UnknownArchitecture, match="write torchvision/ARCH, for example torchvision/resnet50"):
         PLUGIN.load("")
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .weights import Download
 
 BUILD_VERSION = "1"
+_LIST_ALL = "List all with: tlserve backbones --only 'torchvision/*' --all"
 _log = logging.getLogger(__name__)
 
 
@@ -155,14 +156,15 @@ def _check_architecture(architecture: str) -> None:
     offered = models.list_models(module=models)
     if architecture in offered:
         return
+    if not architecture:
+        raise UnknownArchitecture(f"write torchvision/ARCH, for example torchvision/resnet50. {_LIST_ALL}")
     near = difflib.get_close_matches(architecture, offered, n=5) or [
         "resnet50",
         "mobilenet_v3_large",
         "vgg16",
     ]
     raise UnknownArchitecture(
-        f"torchvision has no classifier {architecture!r}; near or common ones: {', '.join(near)}. "
-        "List all with: tlserve backbones"
+        f"torchvision has no classifier {architecture!r}; near or common ones: {', '.join(near)}. {_LIST_ALL}"
     )
 
 

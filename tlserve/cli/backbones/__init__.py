@@ -22,9 +22,7 @@ def _list(
         str | None,
         typer.Option("--only", metavar="PATTERN", help="Names with this in them, or like this: `vit*_16`."),
     ] = None,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Every name, also of plugins that offer very many.")
-    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Every name, however many there are.")] = False,
     address: Annotated[str | None, ADDRESS_OPTION] = None,
     config: ConfigFile = None,
     state: StateFolder = None,

@@ -94,10 +94,18 @@ def facts_of(found: Inspection) -> Iterator[tuple[str, str]]:
     elif found.candidates:
         yield "classifier", "none found: the features are an output of the graph"
     if found.sidecar_exists:
-        yield "description", f"{found.sidecar_path}: {'wrong, see below' if found.problem else 'good'}"
+        yield "description", f"{found.sidecar_path}: {_judgement(found)}"
     if found.taps:
         taps = ", ".join(f"{tap.name} {tap.width:,}" for tap in found.taps)
         yield "row", f"{wording.count(sum(tap.width for tap in found.taps), 'number')} for each image: {taps}"
+
+
+def _judgement(found: Inspection) -> str:
+    if found.problem:
+        return "wrong, see below"
+    fields = " and ".join(found.to_fill_in)
+    are = "is" if len(found.to_fill_in) == 1 else "are"
+    return f"can be used once {fields} {are} filled in" if fields else "good"
 
 
 def candidates_listing(found: Inspection) -> Listing:
@@ -126,15 +134,16 @@ def _advise(found: Inspection, *, write: bool, written: bool) -> None:
     for warning in found.warnings:
         say_folded(f"- {warning}", indent=0)
     name = shlex.quote(f"onnx:{found.file}")
-    if found.sidecar_exists:
-        if write:
-            say(f"{found.sidecar_path} was there already and is left as it is.")
-        say(f"Use it: tlserve serve --backbone {name} ...")
-    elif written:
-        say(f"Fill in licence and weights_origin in {found.sidecar_path}, check mean and std. Then:")
+    if found.sidecar_exists and write:
+        say(f"{found.sidecar_path} was there already and is left as it is.")
+    if not found.sidecar_exists and not written:
+        say(f"Save this description: tlserve backbones inspect {shlex.quote(str(found.file))} --write")
+    elif found.to_fill_in:
+        fields = " and ".join(found.to_fill_in)
+        say(f"Fill in {fields} in {found.sidecar_path}, check mean and std. Then:")
         say(f"  tlserve serve --backbone {name} ...")
     else:
-        say(f"Save this description: tlserve backbones inspect {shlex.quote(str(found.file))} --write")
+        say(f"Use it: tlserve serve --backbone {name} ...")
 
 
 def _shape(shape: tuple[int, ...] | list[int | str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 
 MANY = 30
 """A plugin that offers more names than this gets one line for all that nobody measured here."""
-SHORTEST_LICENCE, LONGEST_LICENCE = 13, 30
+MOST_HITS = 100
+"""More names than this that fit `--only` are summed up too; `--all` shows them."""
+SHORTEST_LICENCE, LONGEST_LICENCE, LONGEST_LICENCE_IN_A_PIPE = 13, 30, 60
 LONGEST_NAME = 52
 _HEADINGS = ("backbone", "input", "params", "row", "images/s", "licence")
 _GAP = 2
@@ -56,7 +59,8 @@ def list_backbones(
     elif not listed:
         say("The daemon has not listed its backbones yet; ask again in a moment.")
     elif found:
-        show_backbones(chosen(found, everything=everything or only is not None))
+        few = only is not None and len(found) <= MOST_HITS
+        show_backbones(chosen(found, everything=everything or few), only=only)
     if listed and not found:
         complain(f"no backbone has {only!r} in its name; list all: tlserve backbones --all")
         raise typer.Exit(FAILED)
@@ -107,29 +111,44 @@ def chosen(found: Sequence[BackboneLine], *, everything: bool) -> Shown:
     return Shown(rows, left_out, [line for line in found if line.error])
 
 
-def show_backbones(shown: Shown) -> None:
-    """Table, summaries and errors to stdout; how to read and go on to stderr."""
+def show_backbones(shown: Shown, *, only: str | None = None) -> None:
+    """Table, summaries and errors to stdout; how to read and go on to stderr.
+
+    only: the pattern that these lines fit.
+    """
     if shown.rows:
         show(backbones_table(shown.rows, terminal_columns()))
     for plugin, n in shown.left_out.items():
-        command = f"tlserve backbones --only '{plugin}/*'"
         more = "more " if any(line.plugin == plugin for line in shown.rows) else ""
-        show(Text.assemble((f"{plugin}/... ", "bold"), f"{n:,} {more}backbones: {command}"))
+        words = f"{n:,} {more}backbones: {_how_to_see(plugin, n, only)}"
+        show(Text.assemble((f"{plugin}/... ", "bold"), words))
     for line in shown.broken:
         show(Text(f"{line.name}: {line.error}", style="red"))
     if any(line.measured == "files" for line in shown.rows):
         say(Text("~ with reading and decoding the files, as measured while learning", style="dim"))
+    if any(wording.NOTHING in _facts(line) for line in shown.rows):
+        say(Text("-: not known before it is loaded; tlserve backbones show NAME", style="dim"))
     say(Text("All about one, and its speed: tlserve backbones show NAME [--measure]", style="dim"))
+
+
+def _how_to_see(plugin: str, n: int, only: str | None) -> str:
+    """The command that shows what is summed up."""
+    if only is not None:
+        return f"a narrower pattern, or tlserve backbones --only {shlex.quote(only)} --all"
+    if n <= MOST_HITS:
+        return f"tlserve backbones --only '{plugin}/*'"
+    return f"tlserve backbones --only '{plugin}/*PART*', or --all"
 
 
 def backbones_table(lines: Sequence[BackboneLine], columns: int | None) -> Table:
     """columns: of the terminal, where licences are cut to what fits and long names folded; None in a pipe."""
     rows = [_cells(line) for line in lines]
+    room = LONGEST_LICENCE_IN_A_PIPE
     if columns is not None:
         widths = [max(map(len, column)) for column in zip(_HEADINGS, *rows, strict=True)]
         taken = min(widths[0], LONGEST_NAME) + sum(widths[1:-1]) + _GAP * (len(widths) - 1) + 1
         room = min(max(columns - taken, SHORTEST_LICENCE), LONGEST_LICENCE)
-        rows = [(*row[:-1], _cut(row[-1], room)) for row in rows]
+    rows = [(*row[:-1], _cut(row[-1], room)) for row in rows]
     grid = table(_HEADINGS, rows, right=("input", "params", "row", "images/s"))
     for column in grid.columns[1:]:
         column.no_wrap = True
@@ -140,13 +159,17 @@ def _cells(line: BackboneLine) -> tuple[str, ...]:
     speed = wording.NOTHING
     if line.images_per_second is not None:
         speed = f"{'~' if line.measured == 'files' else ''}{wording.speed(line.images_per_second)}"
+    *facts, licence = _facts(line)
+    return (line.name, *facts, speed, licence)
+
+
+def _facts(line: BackboneLine) -> tuple[str, ...]:
+    """Input, parameters, row and licence: what a plugin may tell before it loads a backbone."""
     return (
-        line.name,
         wording.NOTHING if line.width is None else _size(line.width, line.height or line.width),
         wording.NOTHING if line.n_parameters is None else wording.parameters(line.n_parameters),
         wording.NOTHING if line.row_width is None else f"{line.row_width:,}",
-        speed,
-        line.licence or wording.NOTHING,
+        " ".join((line.licence or wording.NOTHING).split()),
     )
 
 

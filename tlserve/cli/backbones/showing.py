@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shlex
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from tlserve.core.backbones import BackboneDescription, Speed
     from tlserve.plugin_api import ImageSpec
 
+SLOW_SECONDS = 2.0
+WEIGHTS_FILES = (".onnx", ".safetensors", ".pth", ".pt", ".bin")
 ROW_NUMBER_BYTES = 2
 """Rows are kept in half precision, but for those with numbers that it cannot hold."""
 
@@ -57,12 +61,12 @@ def ask_for_backbone(
     """From the daemon; from the plugins here where none runs and no address was given."""
     from tlserve.client import NobodyListens
 
-    say(f"Loading {name}; weights that are not here yet are downloaded.")
-    if measure:
-        say("Then its build is made, if need be, and run for some seconds: a minute or two for a large one.")
-        say("Other work on that machine makes the numbers smaller.")
+    there = waiting_words(name, measure=measure, machine="the daemon's machine")
     try:
-        with connect(DEFAULT_ADDRESS if address is None else address, timeout_seconds=None) as client:
+        with (
+            connect(DEFAULT_ADDRESS if address is None else address, timeout_seconds=None) as client,
+            said_if_slow(there, SLOW_SECONDS),
+        ):
             return client.backbone(name, measure=measure)
     except NobodyListens:
         if address is not None:
@@ -71,14 +75,49 @@ def ask_for_backbone(
     from tlserve.settings import load_settings
 
     say(f"No daemon answers at {DEFAULT_ADDRESS}; the plugins installed here are asked.")
-    return describe_backbone_once(load_settings({"state": state}, config), name, measure=measure)
+    settings = load_settings({"state": state}, config)
+    with said_if_slow(waiting_words(name, measure=measure, machine="this machine"), SLOW_SECONDS):
+        found = describe_backbone_once(settings, name, measure=measure)
+    if measure and not found.build_folder:
+        say(f"There is no state directory {settings.state}: the build measured here was temporary.")
+    return found
+
+
+def waiting_words(name: str, *, measure: bool, machine: str) -> list[str]:
+    """What the person waits for. Random weights and files of one's own are never downloaded."""
+    fetches = not name.endswith(("@random", *WEIGHTS_FILES))
+    words = [f"Loading {name} (this may download its weights)." if fetches else f"Loading {name}."]
+    if measure:
+        words += [
+            "Then its build is made, if need be, and run for some seconds: a minute or two for a large one.",
+            f"Other work on {machine} makes the numbers smaller.",
+        ]
+    return words
+
+
+@contextlib.contextmanager
+def said_if_slow(lines: Sequence[str], seconds: float) -> Iterator[None]:
+    """Say the lines to the person when what is done meanwhile takes longer than this."""
+
+    def speak() -> None:
+        for line in lines:
+            say(line)
+
+    timer = threading.Timer(seconds, speak)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
 
 
 def described(found: BackboneDescription) -> Iterable[tuple[str, str]]:
     """(what, in words), top down."""
     info = found.info
     yield "licence", info.licence
-    yield "parameters", f"{info.n_parameters:,} ({wording.parameters(info.n_parameters)})"
+    short = f" ({wording.parameters(info.n_parameters)})" if info.n_parameters >= 1000 else ""
+    yield "parameters", f"{info.n_parameters:,}{short}"
     yield "weights", info.weights_origin
     yield "sha256", info.weights_sha256
     yield "plugin", f"{found.plugin} ({found.source})"
