@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,16 @@ class OddErrorExport(TinyBackbone):
             super().export(path)
         except OSError as exc:
             raise KeyError(path) from exc
+
+
+class LeavingExport(TinyBackbone):
+    """As a command-line program does it."""
+
+    def export(self, path: Path) -> None:
+        try:
+            super().export(path)
+        except OSError as exc:
+            sys.exit(str(exc))
 
 
 class ClosedByAnError(TinyBackbone):
@@ -144,6 +155,12 @@ def any_size_in_name_only() -> Backbone:
     return TinyBackbone(replace(INFO, image=replace(IMAGE, height=10, width=10)), model)
 
 
+def knows_its_batch(n_images: int) -> Backbone:
+    """The input looks free, but a reshape inside knows the number of pictures."""
+    shape = numpy_helper.from_array(np.array([n_images, 3, 8, 8], np.int64), "shape")
+    return with_model(before=[helper.make_node("Reshape", ["input", "shape"], ["x"])], constants=[shape])
+
+
 def deep_tap_first() -> Backbone:
     """stage1 is made from what `features` is made from, one layer further."""
     more = numpy_helper.from_array(np.ones((6, 4), np.float32), "more")
@@ -211,6 +228,9 @@ BROKEN: list[tuple[str, Callable[[], Any]]] = [
     ("inference_mode", training_dropout),
     ("inference_mode", noisy),
     ("batch_is_free", lambda: with_model(batch=1)),
+    ("batch_is_free", lambda: with_model(batch=2)),
+    ("batch_is_free", lambda: knows_its_batch(1)),
+    ("batch_is_free", lambda: knows_its_batch(2)),
     ("all_finite", lambda: after("Log")),
     ("all_finite", lambda: before("Sqrt")),
     ("deterministic", noisy),
@@ -226,6 +246,7 @@ BROKEN: list[tuple[str, Callable[[], Any]]] = [
     ("range_fits", lambda: trainable(networks.TrainedOnOtherValues)),
     ("unwritable_path", SilentExport),
     ("unwritable_path", OddErrorExport),
+    ("unwritable_path", LeavingExport),
     ("works_after_a_failed_export", ClosedByAnError),
     ("export_repeats", changing_weights),
     ("torch_channel_order", lambda: trainable(networks.BlueFirst)),

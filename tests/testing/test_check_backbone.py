@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.plugin_host.tiny import IMAGE, INFO, TinyBackbone, tiny_model, with_model
-from tests.testing.faults import BROKEN, PLAIN, batch_norm, before
+from tests.testing.faults import BROKEN, PLAIN, batch_norm, before, knows_its_batch
 from tests.testing.networks import TinyTrainable
 from tlserve.testing import CHECKS, CheckFailed, check_backbone
+from tlserve.testing.graphs import depths
 
 
 def test_a_sound_backbone_passes_every_check() -> None:
@@ -55,6 +58,85 @@ def test_what_is_found_is_told_in_numbers_and_names() -> None:
     assert found["blocks_run_deeper"] == "they are used in the order [2, 1]"
     assert found["every_block_learns"] == "no parameter of block 1 gets a gradient"
     assert "1,000,000 are declared, the graph holds 36" in found["parameters_are_counted"]
+
+
+@pytest.mark.parametrize("n_images", [1, 2])
+def test_a_fixed_batch_is_told_with_its_remedy(n_images: int) -> None:
+    found = (
+        f"the graph takes batches of {n_images} only; "
+        'with torch.onnx.export give dynamic_shapes=({0: torch.export.Dim("N")},)'
+    )
+    for broken in (with_model(batch=n_images), knows_its_batch(n_images)):
+        with pytest.raises(CheckFailed) as caught:
+            check_backbone(broken)
+        assert (caught.value.check, caught.value.found) == ("batch_is_free", found)
+
+
+def test_a_plugin_that_leaves_fails_its_check_and_ends_nothing_else() -> None:
+    class Leaving(TinyBackbone):
+        def export(self, path: Path) -> None:
+            sys.exit("no GPU here")
+
+    with pytest.raises(CheckFailed, match=r"export_works: .*; instead SystemExit: no GPU here"):
+        check_backbone(Leaving())
+
+
+def branching(*, deep_branch: bool) -> TinyBackbone:
+    """`features` passes through an If that reads tensors of the graph around it; `stage1` lies before it.
+
+    deep_branch: the branch multiplies by a matrix; otherwise it hands on what it reads.
+    """
+
+    def branch(name: str) -> Any:
+        step = helper.make_node(*(("MatMul", ["y", "square"]) if deep_branch else ("Abs", ["y"])), [name])
+        given = helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 6])
+        return helper.make_graph([step], name, [], [given])
+
+    choice = helper.make_node(
+        "If", ["choice"], ["features"], then_branch=branch("then"), else_branch=branch("otherwise")
+    )
+    held = [
+        numpy_helper.from_array(np.array(True), "choice"),
+        numpy_helper.from_array(np.eye(6, dtype=np.float32), "square"),
+    ]
+    return with_model(after=[choice], constants=held)
+
+
+def test_what_a_branch_reads_counts_for_how_deep_a_tap_lies() -> None:
+    handing_on, multiplying = branching(deep_branch=False), branching(deep_branch=True)
+    assert depths(handing_on.make_model().graph)["features"] == 2
+    assert depths(multiplying.make_model().graph)["features"] == 3
+    check_backbone(handing_on)
+    check_backbone(multiplying, checks=["taps_run_deeper"])
+
+
+def test_what_a_loops_body_does_counts_once() -> None:
+    shape = [None, 6]
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go_on"], ["goes_on"]),
+            helper.make_node("MatMul", ["before", "square"], ["now"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("before", TensorProto.FLOAT, shape),
+        ],
+        [
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("now", TensorProto.FLOAT, shape),
+        ],
+    )
+    held = [
+        numpy_helper.from_array(np.array(2), "turns"),
+        numpy_helper.from_array(np.eye(6, dtype=np.float32), "square"),
+    ]
+    looping = with_model(
+        after=[helper.make_node("Loop", ["turns", "", "y"], ["features"], body=body)], constants=held
+    )
+    assert depths(looping.make_model().graph)["features"] == 3
+    check_backbone(looping, checks=["taps_run_deeper", "all_finite"])
 
 
 def test_dropout_that_is_off_is_no_training_mode() -> None:

@@ -137,6 +137,39 @@ def test_the_backbone_that_breaks_a_promise_is_named(tmp_path: Path) -> None:
     check_plugin(plugin_file(tmp_path, source), [""])
 
 
+def test_a_backbone_without_a_name_is_called_as_users_write_it(tmp_path: Path, package: str) -> None:
+    source = LOG + GOOD.replace("seed=seed)", "seed=seed, after=LOG)")
+    (tmp_path / f"{package}.py").write_text(source)
+    for where in (plugin_file(tmp_path, source), f"{package}:PLUGIN"):
+        with pytest.raises(CheckFailed, match=r"all_finite: .*; backbone 'tiny': features has some"):
+            check_plugin(where, [""])
+    path = plugin_file(tmp_path, GOOD.replace("name = ", "raise OSError('disk on fire')\n        name = "))
+    with pytest.raises(CheckFailed, match=r"names_are_loaded: .*; 'tiny' raised OSError: disk on fire"):
+        check_plugin(path)
+
+
+@pytest.mark.parametrize(
+    ("check", "sound", "leaving"),
+    [
+        ("is_a_plugin", "PLUGIN = TinyPlugin()", "sys.exit(0)"),
+        ("names_are_listed", "return (", "sys.exit(0)\n        return ("),
+        ("names_are_loaded", "name = f", "sys.exit(0)\n        name = f"),
+        ("unknown_name", "raise UnknownArchitecture(", "sys.exit("),
+        ("unusable_weights", "raise WeightsUnavailable(", "sys.exit("),
+        ("same_info_elsewhere", "seed = len(rest)", "seed = 'pytest' in sys.modules or sys.exit(0)"),
+    ],
+)
+def test_a_plugin_that_leaves_fails_its_check_and_ends_nothing_else(
+    check: str, sound: str, leaving: str, tmp_path: Path
+) -> None:
+    assert sound in GOOD
+    source = GOOD.replace(sound, leaving)
+    path = plugin_file(tmp_path, source.replace(', "FILE.bin"', "") if check == "unknown_name" else source)
+    with pytest.raises(CheckFailed, match=r"SystemExit|ended with exit code 0") as caught:
+        check_plugin(path, ["wide"], checks=[check])
+    assert caught.value.check == check
+
+
 def test_a_plugin_of_files_only_wants_to_be_told_which(tmp_path: Path) -> None:
     path = plugin_file(tmp_path, GOOD.replace('("", "wide", "FILE.bin")', '("FILE.bin",)'))
     with pytest.raises(CheckFailed, match=r"say which names to prove, check_plugin\(where, \[NAME\]\)"):

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,8 @@ class Claim:
     """Where it was found, in words a person can act on."""
     open: Callable[[], object]
     """Runs the plugin's code and gives what it offers; may raise anything."""
+    file: Path | None = None
+    """Of a single-file plugin: errors name the line in it."""
 
 
 def installed_claims(entry_points: Iterable[EntryPoint]) -> Iterator[Claim]:
@@ -58,7 +61,7 @@ def folder_claims(folders: Sequence[Path]) -> Iterator[Claim]:
             yield Claim(folder.name or str(folder), f"plugin folder {folder}", unreadable)
             continue
         for path in files:
-            yield Claim(path.stem, f"file {path}", partial(_plugin_of_file, path))
+            yield Claim(path.stem, f"file {path}", partial(_plugin_of_file, path), path)
 
 
 def folder_stamp(folders: Sequence[Path]) -> object:
@@ -92,7 +95,7 @@ def opened(claim: Claim) -> Plugin:
     except BackboneProblem:
         raise
     except BaseException as exc:
-        raise BackboneProblem(f"{who} does not load: {described(exc)}") from exc
+        raise BackboneProblem(f"{who} does not load: {described(exc)}{_line_in(claim.file, exc)}") from exc
     raise BackboneProblem(f"{who} offers a {type(plugin).__name__}, which has no `names` and `load` methods")
 
 
@@ -100,6 +103,16 @@ def described(exc: BaseException) -> str:
     """An error of foreign code in one line: its kind and what it says."""
     text = " ".join(str(exc).split())
     return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+
+
+def _line_in(file: Path | None, exc: BaseException) -> str:
+    """Where in the plugin's own file it happened, in brackets; empty where that is not known.
+
+    A SyntaxError has no frame in the file, and says its line itself.
+    """
+    frames = traceback.walk_tb(exc.__traceback__)
+    lines = [line for frame, line in frames if frame.f_code.co_filename == str(file)]
+    return f" (line {lines[-1]})" if lines else ""
 
 
 def _plugin_files(folder: Path) -> list[Path]:

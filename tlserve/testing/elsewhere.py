@@ -47,7 +47,7 @@ def look_elsewhere(where: str | Path, names: Sequence[str]) -> Mapping[str, Sigh
         said = subprocess.run(
             command, env=env, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
         )
-        if said.returncode:
+        if said.returncode or not out.exists():  # sys.exit() in a plugin ends it without an error
             last = said.stderr.strip().splitlines()[-1:] or [f"exit code {said.returncode}"]
             raise RuntimeError(f"the other process ended with {last[0]}")
         sights: Mapping[str, Sight] = pickle.loads(out.read_bytes())

@@ -26,9 +26,8 @@ def nodes(graph: Any) -> Iterator[Any]:
     """Every node, those of branches and loops included."""
     for node in graph.node:
         yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from nodes(inner)
+        for inner in _inner_graphs(node):
+            yield from nodes(inner)
 
 
 def all_nodes(model: Any) -> Iterator[Any]:
@@ -60,12 +59,28 @@ def n_numbers(model: Any) -> int:
 
 
 def depths(graph: Any) -> dict[str, int]:
-    """For each tensor, the number of `LAYERS` on the longest way to it."""
+    """For each tensor, the number of `LAYERS` on the longest way to it.
+
+    A loop counts as gone through once. What an If chooses is as deep as its deeper branch.
+    """
     found: dict[str, int] = {}
-    for node in graph.node:
-        depth = max((found.get(name, 0) for name in node.input), default=0) + (node.op_type in LAYERS)
-        found.update(dict.fromkeys(node.output, depth))
+    _measure(graph, found, start=0)
     return found
+
+
+def _measure(graph: Any, found: dict[str, int], *, start: int) -> None:
+    """Add the graph's tensors to `found`; its inputs lie at `start`. Inner nodes read outer ones by name."""
+    found.update(dict.fromkeys((value.name for value in graph.input), start))
+    for node in graph.node:
+        depth = max((found.get(name, 0) for name in node.input if name), default=0)
+        deep = dict.fromkeys(node.output, depth + (node.op_type in LAYERS))
+        for inner in _inner_graphs(node):
+            _measure(inner, found, start=depth)
+            # A loop's body gives its condition first, which the loop does not.
+            given = inner.output[-len(node.output) :]
+            for name, value in zip(node.output, given, strict=False):
+                deep[name] = max(deep[name], found.get(value.name, 0))
+        found.update(deep)
 
 
 def first_steps(model: Any) -> tuple[Doubles, Doubles]:
@@ -86,6 +101,14 @@ def first_steps(model: Any) -> tuple[Doubles, Doubles]:
             break
         factor, offset, current = factor * step[0], offset * step[0] + step[1], node.output[0]
     return factor, offset
+
+
+def _inner_graphs(node: Any) -> Iterator[Any]:
+    """Branches of an If, bodies of a Loop or Scan."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+        yield from attribute.graphs
 
 
 def _step(node: Any, current: str, held: Mapping[str, Any]) -> tuple[Doubles, Doubles] | None:

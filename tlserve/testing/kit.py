@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tlserve.plugin_api import Backbone
 from tlserve.testing import declaration, exports, pictures, training
-from tlserve.testing.trial import CheckFailed, Trial
+from tlserve.testing.trial import RAISED, CheckFailed, Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,7 @@ _GRAPH = (
     Check(
         "input_signature", "the only input is `input`, float32, in the spec's layout", exports.input_signature
     ),
+    Check("batch_is_free", "the batch dimension is free", exports.batch_is_free),
     Check("image_size", "the graph takes pictures of the declared size", pictures.image_size),
     Check(
         "outputs_are_the_taps",
@@ -60,7 +61,6 @@ _GRAPH = (
     Check("taps_run_deeper", "taps run from shallow to deep", exports.taps_run_deeper),
     Check("parameters_are_counted", "`n_parameters` is true", declaration.parameters_are_counted),
     Check("inference_mode", "the graph holds no operator in training mode", exports.inference_mode),
-    Check("batch_is_free", "the batch dimension is free", exports.batch_is_free),
     Check("all_finite", "no feature is NaN or infinite", exports.all_finite),
     Check("deterministic", "the same image always gives the same features", exports.deterministic),
     Check(
@@ -127,9 +127,9 @@ CHECKS: tuple[Check, ...] = (*_ITSELF, *_GRAPH, *_MODULE)
 def check_backbone(backbone: Backbone, *, checks: Collection[str] | None = None) -> None:
     """Run every check, or those named in `checks`, in the order of `CHECKS`.
 
-    Takes seconds: the backbone is exported up to five times and run on a few small batches. The checks of the
-    torch module are passed over for a backbone that cannot be trained. What takes a plugin to see, such as
-    whether another process finds the same weights, `check_plugin` checks.
+    Takes seconds, or minutes for large networks: the backbone is exported up to five times and run on a few
+    small batches. The checks of the torch module are passed over for a backbone that cannot be trained. What
+    takes a plugin to see, such as whether another process finds the same weights, `check_plugin` checks.
 
     Raises CheckFailed (an AssertionError) at the first broken promise, naming it; ValueError for a name in
     `checks` that is no check.
@@ -160,7 +160,7 @@ def fail_if_wrong(check: str, promise: str, run: Callable[[], str | None], *, of
     where = f"{of}: " if of else ""
     try:
         wrong = run()
-    except Exception as exc:
+    except RAISED as exc:
         raise CheckFailed(check, promise, f"{where}instead {type(exc).__name__}: {exc}") from exc
     if wrong is not None:
         raise CheckFailed(check, promise, where + wrong)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from tlserve.plugin_api import (
 from tlserve.runtime.spec import build_digest
 from tlserve.testing.elsewhere import Sight, look_elsewhere
 from tlserve.testing.opening import offered_at
-from tlserve.testing.trial import Trial, difference
+from tlserve.testing.trial import RAISED, Trial, difference
 
 NO_SUCH_NAME = "no-such-backbone"
 _PLACEHOLDER = re.compile(r"(?<![A-Za-z0-9_])[A-Z]{3,}(?![A-Za-z0-9_])")
@@ -59,6 +60,17 @@ class PluginTrial:
     @cached_property
     def backbones(self) -> Mapping[str, Backbone]:
         return {name: self.plugin.load(name) for name in self.names}
+
+    def called(self, name: str) -> str:
+        """What messages call a backbone: its name; the plugin's where users write no more than that."""
+        if name:
+            return name
+        if isinstance(self.where, Path):
+            return self.where.stem
+        with contextlib.suppress(*RAISED):  # whatever is wrong with it, another message is on its way
+            if isinstance(said := self.backbones[name].info.name, str) and said:
+                return said
+        return self.where
 
     @cached_property
     def trials(self) -> Mapping[str, Trial]:
@@ -104,10 +116,10 @@ def names_are_loaded(trial: PluginTrial) -> str | None:
     for name in trial.names:
         try:
             given: object = trial.plugin.load(name)
-        except Exception as exc:
-            return f"{name!r} raised {type(exc).__name__}: {exc}"
+        except RAISED as exc:
+            return f"{trial.called(name)!r} raised {type(exc).__name__}: {exc}"
         if not isinstance(given, Backbone):
-            return f"{name!r} gave a {type(given).__name__}"
+            return f"{trial.called(name)!r} gave a {type(given).__name__}"
     return None
 
 
@@ -125,7 +137,7 @@ def unknown_name(trial: PluginTrial) -> str | None:
         if any(is_pattern(name) for name in listed):
             return None
         return f"a WeightsUnavailable came instead: {exc}"
-    except Exception as exc:
+    except RAISED as exc:
         return f"a {type(exc).__name__} came instead: {exc}"
     return "it was loaded"
 
@@ -137,7 +149,7 @@ def unusable_weights(trial: PluginTrial) -> str | None:
         except WeightsUnavailable as exc:
             if len(str(exc).split()) < 3:
                 return f"{what}: {str(exc)!r} does not say what to do"
-        except Exception as exc:
+        except RAISED as exc:
             return f"{what}: a {type(exc).__name__} came instead: {exc}"
         else:
             return f"{what}: no error came"
@@ -148,7 +160,7 @@ def load_repeats(trial: PluginTrial) -> str | None:
     for name, backbone in trial.backbones.items():
         again = trial.plugin.load(name).info
         if again != backbone.info:
-            return f"{name!r}: first {backbone.info}, then {again}"
+            return f"{trial.called(name)!r}: first {backbone.info}, then {again}"
     return None
 
 
@@ -164,7 +176,7 @@ def facts_agree(trial: PluginTrial) -> str | None:
         true = (info.licence, info.n_parameters, info.image.height, info.image.width, row_width)
         for said, is_so in zip(told, true, strict=True):
             if said is not None and said != is_so:
-                return f"{name!r}: the facts say {said!r}, the backbone {is_so!r}"
+                return f"{trial.called(name)!r}: the facts say {said!r}, the backbone {is_so!r}"
     return None
 
 
@@ -175,7 +187,7 @@ def info_names_the_backbone(trial: PluginTrial) -> str | None:
         head = called[: -len(name) - 1] if name else called
         if (prefix and head != prefix) or re.search("[/:]", head) or not called.endswith(name):
             wanted = f"{prefix or 'PREFIX'}/{name}" if name else prefix or "PREFIX"
-            return f"{name!r} calls itself {called!r}, not {wanted!r}"
+            return f"`load({name!r})` gives one that calls itself {called!r}, not {wanted!r}"
     return None
 
 
@@ -184,7 +196,7 @@ def digests_tell_apart(trial: PluginTrial) -> str | None:
         if build_digest(first.info, "", "") == build_digest(second.info, "", "") and difference(
             first.features, second.features
         ):
-            return f"{one!r} and {other!r} declare the same and differ"
+            return f"{trial.called(one)!r} and {trial.called(other)!r} declare the same and differ"
     return None
 
 
@@ -193,17 +205,18 @@ def same_info_elsewhere(trial: PluginTrial) -> str | None:
         here, there = trial.backbones[name].info, trial.there[name].info
         if here.weights_sha256 != there.weights_sha256:
             return (
-                f"{name!r}: weights_sha256 {here.weights_sha256[:12]} here, {there.weights_sha256[:12]} there"
+                f"{trial.called(name)!r}: weights_sha256 {here.weights_sha256[:12]} here, "
+                f"{there.weights_sha256[:12]} there"
             )
         if here != there:
-            return f"{name!r}: {here} here, {there} there"
+            return f"{trial.called(name)!r}: {here} here, {there} there"
     return None
 
 
 def same_features_elsewhere(trial: PluginTrial) -> str | None:
     for name in trial.names:
         if wrong := difference(trial.here[name].features, trial.there[name].features):
-            return f"{name!r}: {wrong}"
+            return f"{trial.called(name)!r}: {wrong}"
     return None
 
 

@@ -72,7 +72,8 @@ def check_plugin(
     spoiled: calls that load with weights that are missing or damaged; for a plugin that lists ``FILE``,
         a missing file and one of junk are tried without being told.
 
-    Takes seconds for each backbone; another Python process is started once, to see the plugin afresh.
+    Takes tens of seconds; minutes on a busy machine or for large networks. Another Python process is started
+    once, to see the plugin afresh.
     Raises CheckFailed (an AssertionError) at the first broken promise, naming it; ValueError for a name in
     `checks` that is no check.
     """
@@ -83,7 +84,7 @@ def check_plugin(
         _run(_OFFER, trial, wanted)
         if wanted.intersection(of_backbones):
             for name, of_one in trial.trials.items():
-                run_checks(of_one, wanted, of=f"backbone {name!r}")
+                run_checks(of_one, wanted, of=f"backbone {trial.called(name)!r}")
         _run(_FEATURES, trial, wanted)
 
 

@@ -24,6 +24,9 @@ N_IMAGES = 3
 SAME_WITHIN = 1e-4
 """Relative to the tap's largest value: kernels sum in another order for another batch size, and torch's in
 another order than ONNX Runtime's."""
+RAISED = (Exception, SystemExit)
+"""What a plugin's code may raise: a library's `sys.exit` is a fault of the plugin and no end of the tests,
+but Ctrl-C is, and pytest's own signals pass through."""
 
 
 class CheckFailed(AssertionError):  # reads as a sentence, like AssertionError's own name
@@ -78,7 +81,7 @@ class Trial:
         return self.run(self.images)
 
     @cached_property
-    def refusal(self) -> Exception | None:
+    def refusal(self) -> Exception | SystemExit | None:
         """What export raises when it cannot write: into a read-only folder.
 
         Nothing is read-only to root; there it is a folder that is a file, which nobody can write into.
@@ -91,7 +94,7 @@ class Trial:
             place.touch()
         try:
             self.backbone.export(place / "backbone.onnx")
-        except Exception as exc:
+        except RAISED as exc:
             return exc
         return None
 
