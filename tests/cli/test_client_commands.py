@@ -224,9 +224,9 @@ def test_watch_prints_events_until_ctrl_c(colours: Colours) -> None:
         late = threading.Timer(20, process.kill)
         late.start()
         line = process.stdout.readline()
-        late.cancel()
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
+        late.cancel()
     assert line.rstrip().endswith("colours  version 3 is live")
     assert rest == f"following {colours.address}, Ctrl-C ends\n"
     assert process.returncode == 0
