@@ -183,7 +183,7 @@ def test_wanted_backbones_are_loaded_and_what_is_wrong_with_one_says_who_wants_i
         f"backbone onnx:{tmp_path}/x.onnx": Status.FAIL,
         "backbone crooked": Status.FAIL,
     }
-    assert "1.0 million parameters" in found["backbone nano"].found
+    assert "2.7 million parameters" in found["backbone nano"].found
     assert "x.onnx" in found[f"backbone onnx:{tmp_path}/x.onnx"].found
     assert str(settings.watch / "flowers" / "model.toml") in found[f"backbone onnx:{tmp_path}/x.onnx"].advice
     assert "ZeroDivisionError" in found["backbone crooked"].found
