@@ -111,6 +111,17 @@ class TrainedOnOtherValues(TinyNetwork):
         return super().forward(self.norm(images))
 
 
+class Untrained(TinyNetwork):
+    """Its batch norm is as torch made it, and meets values that are far smaller than one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = torch.nn.BatchNorm2d(3)
+
+    def forward(self, images: torch.Tensor) -> Any:
+        return super().forward(self.norm(images * 1e-3))
+
+
 class FrozenFirst(TinyNetwork):
     def __init__(self) -> None:
         super().__init__()

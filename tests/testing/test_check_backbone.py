@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.plugin_host.tiny import IMAGE, INFO, TinyBackbone, tiny_model, with_model
 from tests.testing.faults import BROKEN, PLAIN, batch_norm, before, knows_its_batch
-from tests.testing.networks import TinyTrainable
+from tests.testing.networks import TinyTrainable, Untrained, trainable
 from tlserve.testing import CHECKS, CheckFailed, check_backbone
 from tlserve.testing.graphs import depths
 
@@ -147,6 +147,10 @@ def test_dropout_that_is_off_is_no_training_mode() -> None:
 
 def test_a_batch_norm_that_gets_what_it_has_learnt_is_no_fault() -> None:
     check_backbone(batch_norm(), checks=["range_fits", "inference_mode"])
+
+
+def test_a_batch_norm_that_has_learnt_nothing_yet_is_no_fault() -> None:
+    check_backbone(trainable(Untrained), checks=["range_fits"])
 
 
 def test_a_graph_may_normalise_by_itself_when_the_image_spec_leaves_it_to_the_graph() -> None:

@@ -172,6 +172,8 @@ def _module_factor(trial: Trial, backbone: TrainableBackbone) -> float | None:
 def _variance_factor(found: Floats, mean: Floats, variance: Floats) -> float:
     """By how much values lie further from the learnt mean than the learnt variance says; over channels, the
     middle one. found: (n, channels, ...)."""
+    if not mean.any() and (variance == 1).all():
+        return 1.0  # as torch makes them: nothing was learnt yet, so nothing can be told
     axes = tuple(axis for axis in range(found.ndim) if axis != 1)
     shape = tuple(-1 if axis == 1 else 1 for axis in range(found.ndim))
     met = ((found - mean.reshape(shape)).astype(np.float64) ** 2).mean(axes)
