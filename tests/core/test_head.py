@@ -8,12 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tlserve.core.head import Dense, Head, Novelty, apply, centroid_distance, logits, novelty_scores
+from tlserve.core.head import (
+    Dense,
+    Head,
+    Layer,
+    Novelty,
+    Projection,
+    apply,
+    centroid_distance,
+    logits,
+    novelty_scores,
+    projection_matrix,
+)
 
 EYE = Dense(np.eye(2, dtype=np.float32), np.zeros(2, np.float32))
 
 
-def head(*layers: Dense, **more: Any) -> Head:
+def head(*layers: Layer, **more: Any) -> Head:
     return Head(labels=("a", "b"), taps=("features",), layers=layers or (EYE,), **more)
 
 
@@ -48,6 +59,32 @@ def test_two_layers_have_a_relu_between_them() -> None:
     first = Dense(f32([1, -1], [0, 0]), f32(0, 0))
     second = Dense(f32([1, 0], [0, 1]), f32(0.5, 0))
     np.testing.assert_array_equal(logits(head(first, second), f32([2, 9], [-2, 9])), [[2.5, 0], [0.5, 2]])
+
+
+def test_a_projection_standardises_and_multiplies_by_a_matrix_that_its_seed_names() -> None:
+    first = Projection(mean=f32(1, 2), scale=f32(2, 4), seed=7, n_out=3)
+    second = Dense(f32([1, 0], [0, 1], [0, 0]), f32(0, 0))
+    hidden = (f32([1, 1]) @ projection_matrix(7, 2, 3)).clip(min=0)
+    np.testing.assert_allclose(logits(head(first, second), f32([3, 6])), hidden @ second.weight)
+
+
+def test_a_projection_matrix_is_the_same_everywhere_and_keeps_the_length_of_rows() -> None:
+    matrix = projection_matrix(7, 4, 5)
+    assert np.sign(matrix).astype(int).tolist() == [
+        [1, -1, -1, -1, 1],
+        [-1, 1, 1, -1, 1],
+        [-1, -1, 1, -1, 1],
+        [-1, 1, 1, 1, -1],
+    ]
+    np.testing.assert_allclose(np.abs(matrix), 0.5)
+    wide = projection_matrix(0, 300, 400)
+    assert abs(wide.mean()) < 1e-3
+    np.testing.assert_allclose((wide[:, 0] ** 2).sum(), 1, rtol=1e-5)
+
+
+def test_the_last_layer_is_dense() -> None:
+    with pytest.raises(ValueError, match="2 labels"):
+        head(Projection(f32(0, 0), f32(1, 1), seed=0, n_out=2))
 
 
 def test_no_rows_give_no_answers() -> None:

@@ -17,7 +17,7 @@ import pytest
 from tests.release.conftest import DRAFT
 from tests.support_build import tiny_build
 from tlserve.core.errors import CorruptState, StoreUnavailable
-from tlserve.core.head import Dense, Head, Link, apply
+from tlserve.core.head import Dense, Head, Link, Projection, apply
 from tlserve.release import Manifest, Version, VersionStore
 from tlserve.release.export import export_graph, write_triton
 from tlserve.runtime import REFERENCE_FILE, read_build_spec, reference_pixels
@@ -88,6 +88,29 @@ def test_the_graph_gives_what_the_head_gives(
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     one, _ = run(out, reference_pixels(spec.image)[:1])
     np.testing.assert_allclose(one, probabilities[:1], atol=1e-6)
+
+
+def test_a_projection_is_drawn_again_from_its_seed(shelf: Shelf, tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    n_features = WIDTHS["features"]
+    first = Projection(
+        random.normal(size=n_features).astype(np.float32),
+        np.full(n_features, 0.3, np.float32),
+        seed=5,
+        n_out=40,
+    )
+    last = Dense(random.normal(size=(40, 2)).astype(np.float32), np.zeros(2, np.float32))
+    head = Head(("a", "b"), ("features",), (first, last))
+    version = shelf.version(head)
+    out = tmp_path / "whole.onnx"
+    export_graph(version, shelf.build, out)
+    spec = read_build_spec(shelf.build)
+    probabilities, _ = run(out, reference_pixels(spec.image))
+    rows = np.load(shelf.build / REFERENCE_FILE)[:, spec.columns(("features",))]
+    np.testing.assert_allclose(probabilities, apply(head, rows), atol=1e-4)
+    kept = shelf.store.load("flowers", 1).head.layers[0]
+    assert isinstance(kept, Projection)
+    np.testing.assert_array_equal(kept.weight, first.weight)
 
 
 def test_the_same_version_gives_the_same_bytes(shelf: Shelf, tmp_path: Path) -> None:

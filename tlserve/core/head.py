@@ -1,4 +1,4 @@
-"""A head is data: at most two dense layers, a link, a temperature, labels, and a novelty scale.
+"""A head is data: at most two layers, a link, a temperature, labels, and a novelty scale.
 
 Every way of training ends in this one form, so there is one numpy `apply` (here) and one ONNX export
 (release), each tested against the other.
@@ -7,6 +7,7 @@ Every way of training ends in this one form, so there is one numpy `apply` (here
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -28,6 +29,69 @@ class Dense:
     def __post_init__(self) -> None:
         if self.weight.ndim != 2 or self.bias.shape != self.weight.shape[1:]:
             raise ValueError(f"a layer of weight {self.weight.shape} cannot have bias {self.bias.shape}")
+
+    @property
+    def n_in(self) -> int:
+        return int(self.weight.shape[0])
+
+    @property
+    def n_out(self) -> int:
+        return int(self.weight.shape[1])
+
+    def forward(self, rows: Float32) -> Float32:
+        """(n, n_in) to (n, n_out), both float32."""
+        return np.asarray(rows @ self.weight + self.bias, dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """A first layer that nobody trained: standardised rows times a matrix that a seed names.
+
+    mean, scale: (n_in,) float32, of the training rows. The matrix is the same for all heads of one seed and
+    shape, so it is kept once in memory and never on disk.
+    Source: McDonnell et al. 2023, "RanPAC".
+    """
+
+    mean: Float32
+    scale: Float32
+    seed: int
+    n_out: int
+
+    def __post_init__(self) -> None:
+        if self.mean.ndim != 1 or self.mean.shape != self.scale.shape:
+            raise ValueError("a projection needs a mean and a scale of one width")
+        if self.n_out < 1 or self.seed < 0:
+            raise ValueError(f"a projection needs an output and a seed, not {self.n_out} and {self.seed}")
+
+    @property
+    def n_in(self) -> int:
+        return int(self.mean.shape[0])
+
+    @property
+    def weight(self) -> Float32:
+        """(n_in, n_out) float32, read-only."""
+        return projection_matrix(self.seed, self.n_in, self.n_out)
+
+    def forward(self, rows: Float32) -> Float32:
+        """(n, n_in) raw rows to (n, n_out), both float32."""
+        return np.asarray(((rows - self.mean) / self.scale) @ self.weight, dtype=np.float32)
+
+
+Layer = Dense | Projection
+
+
+@lru_cache(maxsize=8)
+def projection_matrix(seed: int, n_in: int, n_out: int) -> Float32:
+    """(n_in, n_out) float32, read-only: +1 or -1 over sqrt(n_in), drawn from the seed.
+
+    Signs are raw bits of PCG64, which numpy keeps the same for ever; its distributions it may change.
+    Source: Achlioptas 2003, "Database-friendly random projections".
+    """
+    words = np.random.PCG64(seed).random_raw(-(-n_in * n_out // 64))
+    bits = np.unpackbits(words.astype("<u8").view(np.uint8))[: n_in * n_out].reshape(n_in, n_out)
+    matrix = (bits.astype(np.float32) * 2 - 1) / np.float32(np.sqrt(n_in))
+    matrix.flags.writeable = False
+    return np.asarray(matrix, dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +125,8 @@ class Head:
     labels: tuple[str, ...]
     taps: tuple[str, ...]
     """Which taps it reads, in this order, side by side."""
-    layers: tuple[Dense, ...]
-    """One or two; ReLU between. Any standardisation is folded into the first."""
+    layers: tuple[Layer, ...]
+    """One or two; ReLU between. Any standardisation is folded into the first; the last one is dense."""
     link: Link = "softmax"
     temperature: float = 1.0
     novelty: Novelty | None = None
@@ -70,11 +134,10 @@ class Head:
     def __post_init__(self) -> None:
         if len(self.layers) not in (1, 2):
             raise ValueError(f"a head has one or two dense layers, not {len(self.layers)}")
-        if self.layers[-1].bias.shape != (len(self.labels),):
-            raise ValueError(
-                f"{len(self.labels)} labels, but the last layer has {self.layers[-1].bias.shape} outputs"
-            )
-        if len(self.layers) == 2 and self.layers[0].weight.shape[1] != self.layers[1].weight.shape[0]:
+        last = self.layers[-1]
+        if not isinstance(last, Dense) or last.n_out != len(self.labels):
+            raise ValueError(f"{len(self.labels)} labels, but the last layer has {last.n_out} outputs")
+        if self.layers[0].n_out != last.n_in and len(self.layers) == 2:
             raise ValueError("the second layer does not take what the first one gives")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("two columns of a head have the same label")
@@ -87,7 +150,7 @@ class Head:
 
     @property
     def n_features(self) -> int:
-        return int(self.layers[0].weight.shape[0])
+        return self.layers[0].n_in
 
 
 def logits(head: Head, features: Features) -> Float32:
@@ -96,8 +159,8 @@ def logits(head: Head, features: Features) -> Float32:
     for index, layer in enumerate(head.layers):
         if index:
             hidden = np.maximum(hidden, 0)
-        hidden = hidden @ layer.weight + layer.bias
-    return hidden.astype(np.float32, copy=False)
+        hidden = layer.forward(hidden)
+    return hidden
 
 
 def apply(head: Head, features: Features) -> Probabilities:

@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto, compose, helper, numpy_helper
 
 from tlserve.core.errors import CorruptState
-from tlserve.core.head import Head
+from tlserve.core.head import Head, Projection
 from tlserve.release.manifest import Version
 from tlserve.runtime import GRAPH_FILE, GRAPH_INPUT, GRAPH_OUTPUT, BuildSpec
 
@@ -92,10 +92,19 @@ class _HeadPart:
             if index:
                 hidden = self._node("Relu", [hidden], f"{_HEAD}relu")
             weight = self._constant(f"weight{index}", layer.weight)
+            if isinstance(layer, Projection):
+                hidden = self._standardised(hidden, layer)
+                hidden = self._node("MatMul", [hidden, weight], f"{_HEAD}layer{index}")
+                continue
             bias = self._constant(f"bias{index}", layer.bias)
             hidden = self._node("Gemm", [hidden, weight, bias], f"{_HEAD}layer{index}")
         temperature = self._constant("temperature", np.asarray(head.temperature, dtype=np.float32))
         self._node("Div", [hidden, temperature], f"{_HEAD}scaled")
+
+    def _standardised(self, rows: str, layer: Projection) -> str:
+        mean, scale = self._constant("mean", layer.mean), self._constant("scale", layer.scale)
+        centred = self._node("Sub", [rows, mean], f"{_HEAD}centred")
+        return self._node("Div", [centred, scale], f"{_HEAD}standardised")
 
     def add_link(self, head: Head) -> None:
         scaled = f"{_HEAD}scaled"

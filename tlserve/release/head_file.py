@@ -12,10 +12,12 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from tlserve.core.head import Dense, Float32, Head, Novelty
+from tlserve.core.head import Dense, Float32, Head, Layer, Novelty, Projection
 
 FORMAT = 1
 _KEY = "tlserve_head"
+_DENSE = ("weight", "bias")
+_PROJECTION = ("mean", "scale")
 _NOVELTY = ("mean", "scale", "centroids", "distances", "ranks")
 
 
@@ -23,8 +25,8 @@ def head_to_bytes(head: Head) -> bytes:
     """One safetensors file. Raises ValueError for a head with NaN or infinity in it."""
     tensors: dict[str, Float32] = {}
     for index, layer in enumerate(head.layers):
-        tensors[f"layers.{index}.weight"] = layer.weight
-        tensors[f"layers.{index}.bias"] = layer.bias
+        parts = _DENSE if isinstance(layer, Dense) else _PROJECTION
+        tensors.update({f"layers.{index}.{name}": getattr(layer, name) for name in parts})
     if head.novelty is not None:
         tensors.update({f"novelty.{name}": getattr(head.novelty, name) for name in _NOVELTY})
     tensors = {name: np.ascontiguousarray(tensor, dtype=np.float32) for name, tensor in tensors.items()}
@@ -34,6 +36,7 @@ def head_to_bytes(head: Head) -> bytes:
         "labels": head.labels,
         "taps": head.taps,
         "n_layers": len(head.layers),
+        "projection": _projection_facts(head.layers[0]),
         "link": head.link,
         "temperature": float(head.temperature),
         "novelty": head.novelty is not None,
@@ -50,8 +53,7 @@ def head_from_bytes(data: bytes) -> Head:
             raise ValueError("written in another format, by another release of tlserve")
         tensors: dict[str, Float32] = load(data)
         _check_finite(tensors)
-        names = [f"layers.{index}" for index in range(facts["n_layers"])]
-        layers = tuple(Dense(tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for name in names)
+        layers = tuple(_layer(tensors, index, facts) for index in range(facts["n_layers"]))
         novelty = Novelty(*(tensors[f"novelty.{name}"] for name in _NOVELTY)) if facts["novelty"] else None
         return Head(
             labels=tuple(facts["labels"]),
@@ -63,6 +65,20 @@ def head_from_bytes(data: bytes) -> Head:
         )
     except (SafetensorError, KeyError, TypeError, AttributeError, IndexError) as exc:
         raise ValueError(f"not a head: {exc!r}") from exc
+
+
+def _projection_facts(first: Layer) -> dict[str, int] | None:
+    """What names the random matrix of a projection: it is drawn again rather than kept."""
+    return {"seed": first.seed, "n_out": first.n_out} if isinstance(first, Projection) else None
+
+
+def _layer(tensors: dict[str, Float32], index: int, facts: dict[str, Any]) -> Layer:
+    # Heads written before there were projections do not speak of them.
+    projection = facts.get("projection")
+    if index or projection is None:
+        return Dense(*(tensors[f"layers.{index}.{name}"] for name in _DENSE))
+    mean, scale = (tensors[f"layers.{index}.{name}"] for name in _PROJECTION)
+    return Projection(mean, scale, seed=projection["seed"], n_out=projection["n_out"])
 
 
 def _facts(data: bytes) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from tlserve.core.errors import NonFiniteRow
-from tlserve.core.head import Head
+from tlserve.core.head import Dense, Head
 from tlserve.core.types import Features
 from tlserve.training.folds import FoldPlan, plan_folds
 from tlserve.training.novelty import fit_novelty
@@ -126,11 +126,12 @@ def _warm_start(
     """The older head's parameters on standardised rows, classes it lacks as in `otherwise`; none if it is
     of another form."""
     n_features = otherwise.shape[1] - 1
-    if warm is None or len(warm.layers) != 1 or warm.link != "softmax":
+    if warm is None or warm.link != "softmax" or (warm.taps, warm.n_features) != (taps, n_features):
         return None
-    if (warm.taps, warm.n_features) != (taps, n_features):
+    (layer, *more) = warm.layers
+    if more or not isinstance(layer, Dense):
         return None
-    older, start = scaling.unfold(warm.layers[0]), otherwise.copy()
+    older, start = scaling.unfold(layer), otherwise.copy()
     for position, name in enumerate(names):
         if name in warm.labels:
             start[position] = older[warm.labels.index(name)]
