@@ -8,7 +8,17 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from tlserve.core.errors import SettingsError, TrainerFailed
-from tlserve.core.messages import Exported, ExportJob, Job, PassDone, PassJob, Recipe
+from tlserve.core.messages import (
+    Compared,
+    CompareJob,
+    Exported,
+    ExportJob,
+    Job,
+    PassDone,
+    PassJob,
+    Recipe,
+)
+from tlserve.core.plan import Depth
 from tlserve.schedule import PassRequest, Scheduler
 from tlserve.schedule.keeper import LastEvent
 
@@ -21,12 +31,23 @@ class ObedientTrainer:
         self.plan: list[Exception | str] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        self.told_to_end: set[str] = set()
+
+    async def cancel(self, job_id: str) -> None:
+        self.told_to_end.add(job_id)
 
     async def run(self, job: Job) -> LastEvent:
         self.jobs.append(job)
-        await self.gate.wait()
+        while not self.gate.is_set() and job.job_id not in self.told_to_end:
+            await asyncio.sleep(0.002)
+        ended = job.job_id in self.told_to_end
         if isinstance(job, ExportJob):
             return Exported(job.job_id, job.model, job.live, "")
+        if isinstance(job, CompareJob):
+            return Compared(job.job_id, "{}", cancelled=ended)
+        if ended:
+            assert isinstance(job, PassJob)
+            return PassDone(job.job_id, job.model, "cancelled", "as told")
         assert isinstance(job, PassJob)
         step = self.plan.pop(0) if self.plan else "unchanged"
         if isinstance(step, Exception):
@@ -55,6 +76,8 @@ def make_job(request: PassRequest) -> PassJob:
         accept_deletions=request.accept_deletions,
         force=request.force,
         noticed_at=request.noticed_at,
+        depth=request.depth,
+        tuned=request.tuned,
     )
 
 
@@ -194,3 +217,72 @@ async def test_a_pass_that_failed_for_good_waits_for_a_change(stage: Stage) -> N
     await until(lambda: len(stage.notes.ended) == 1)
     stage.scheduler.changed("a", 2.0)
     await until(lambda: len(stage.notes.ended) == 2)
+
+
+async def test_a_study_has_its_turn_when_nothing_else_waits(stage: Stage) -> None:
+    stage.trainer.gate.clear()
+    stage.scheduler.study("a")
+    stage.scheduler.learn_tuned("a", "digest")
+    stage.scheduler.look("b")
+    await until(lambda: len(stage.passes) == 1)
+    stage.trainer.gate.set()
+    await until(lambda: len(stage.notes.ended) == 3)
+    assert [(job.model, job.depth, job.tuned) for job in stage.passes] == [
+        ("b", Depth.QUICK, None),
+        ("a", Depth.FULL, None),
+        ("a", Depth.ROWS, "digest"),
+    ]
+
+
+async def test_a_fresh_drop_sets_a_study_aside_and_the_study_goes_on_afterwards(stage: Stage) -> None:
+    stage.trainer.gate.clear()
+    stage.scheduler.study("a")
+    await until(lambda: len(stage.passes) == 1)
+    stage.scheduler.changed("b", 1.0)
+    await until(lambda: len(stage.passes) == 2)
+    stage.trainer.gate.set()
+    await until(lambda: len(stage.notes.ended) == 3)
+    assert [job.depth for job in stage.passes] == [Depth.FULL, Depth.QUICK, Depth.FULL]
+    assert [done.outcome for done in stage.notes.ended] == ["cancelled", "unchanged", "unchanged"]
+    # The trainer remembers what it was told to end.
+    assert stage.passes[0].job_id != stage.passes[2].job_id
+
+
+async def test_a_routine_look_does_not_set_a_study_aside(stage: Stage) -> None:
+    stage.trainer.gate.clear()
+    stage.scheduler.study("a")
+    await until(lambda: len(stage.passes) == 1)
+    stage.scheduler.look("b")
+    await asyncio.sleep(0.02)
+    assert not stage.trainer.told_to_end
+    stage.trainer.gate.set()
+    await until(lambda: len(stage.notes.ended) == 2)
+
+
+async def test_a_study_that_failed_rests_until_something_changes(stage: Stage) -> None:
+    stage.trainer.plan = ["failed"]
+    stage.scheduler.study("a")
+    await until(lambda: len(stage.notes.ended) == 1)
+    stage.scheduler.study("a")
+    stage.scheduler.look("a")
+    await until(lambda: len(stage.notes.ended) == 2)
+    assert [job.depth for job in stage.passes] == [Depth.FULL, Depth.QUICK]
+    stage.scheduler.changed("a", 1.0)
+    stage.scheduler.study("a")
+    await until(lambda: len(stage.notes.ended) == 4)
+    assert stage.passes[-1].depth is Depth.FULL
+
+
+async def test_a_long_errand_is_set_aside_and_answers_in_the_end(stage: Stage) -> None:
+    stage.trainer.gate.clear()
+    errand = asyncio.create_task(
+        stage.scheduler.background_errand(CompareJob("c", "a", "", Recipe("nano"), ("nano",)))
+    )
+    await until(lambda: len(stage.trainer.jobs) == 1)
+    stage.scheduler.changed("b", 1.0)
+    await until(lambda: len(stage.passes) == 1)
+    stage.trainer.gate.set()
+    told = await errand
+    assert isinstance(told, Compared)
+    assert not told.cancelled
+    assert [type(job) for job in stage.trainer.jobs] == [CompareJob, PassJob, CompareJob]

@@ -60,3 +60,28 @@ def test_a_mistake_in_model_toml_names_the_file(tmp_path: Path, text: str) -> No
     write(tmp_path / "model.toml", text)
     with pytest.raises(SettingsError, match=r"model\.toml"):
         load_model_file(tmp_path)
+
+
+def test_how_a_model_learns_comes_from_its_own_file_first(tmp_path: Path) -> None:
+    general = write(tmp_path / "t.toml", 'head = "ridge"\nviews = 5\nunfreeze = "all"\n')
+    write(tmp_path / "model.toml", 'augment = ["flip", "rotate=15"]\nviews = 2\nstrategy = "taps"\nstudy = false\n')
+    recipe = recipe_for(load_settings({}, general), load_model_file(tmp_path))
+    wish = recipe.wish
+    assert (wish.head, wish.strategy, wish.views, wish.tune.unfreeze) == ("ridge", "taps", 2, "all")
+    assert (wish.augment, recipe.study) == (("flip", "rotate=15"), False)
+
+
+def test_a_policy_may_be_named_in_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TLSERVE_AUGMENT", "heavy")
+    assert load_settings({}).augment == ("heavy",)
+    monkeypatch.setenv("TLSERVE_AUGMENT", '["flip", "blur"]')
+    assert load_settings({}).augment == ("flip", "blur")
+
+
+@pytest.mark.parametrize(
+    "text", ['head = "forest"', 'augment = "wild"', 'augment = ["flip", "explode"]', "unfreeze = 0", "views = -1"]
+)
+def test_a_wish_that_nothing_can_fulfil_is_named(tmp_path: Path, text: str) -> None:
+    write(tmp_path / "model.toml", text)
+    with pytest.raises(SettingsError, match=rf"model\.toml: {text.split()[0]}"):
+        load_model_file(tmp_path)

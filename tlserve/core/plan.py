@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
-LAST_BLOCKS_AUTO = "auto"
-
 
 class HeadKind(StrEnum):
     """What is fitted on the rows, from the simplest on: where two do equally well, the earlier is taken."""

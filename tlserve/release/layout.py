@@ -36,6 +36,14 @@ class StateLayout:
     def models(self) -> Path:
         return self.root / "models"
 
+    def study(self, model: str) -> Path:
+        """What came of the last search for a better version."""
+        return self.models / model / "study.json"
+
+    def tuning(self, model: str) -> Path:
+        """Everything that a fine-tuning of the model needs and keeps; gone when its build is learnt on."""
+        return self.root / "tuning" / model
+
     @property
     def triton(self) -> Path:
         return self.root / "triton"

@@ -15,6 +15,8 @@ from typing import Any, Literal, cast
 
 from tlserve.core.head import Head
 from tlserve.core.judge import Evidence, Verdict
+from tlserve.core.plan import Plan
+from tlserve.core.wire import from_json
 
 FORMAT = 1
 
@@ -47,8 +49,12 @@ class Draft:
     """Unix time of the first change behind the pass."""
     judged_against: int | None = None
     """The version that was live when the judge spoke; None for a first version."""
-    recipe: Mapping[str, float] = field(default_factory=dict)
+    recipe: Mapping[str, float | str] = field(default_factory=dict)
     """The settings that training and judging depended on."""
+    plan: Plan | None = None
+    """What it was trained with."""
+    tuned_from: str | None = None
+    """The build that `build` was fine-tuned from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,10 @@ class Manifest:
     timeline: dict[str, float]
     noticed_at: float | None
     judged_against: int | None = None
-    recipe: dict[str, float] = field(default_factory=dict)
+    recipe: dict[str, float | str] = field(default_factory=dict)
+    plan: Plan | None = None
+    """None in what older releases wrote: a softmax head on the last tap."""
+    tuned_from: str | None = None
 
     @property
     def created_iso(self) -> str:
@@ -143,6 +152,8 @@ def manifest_of(model: str, version: int, draft: Draft, head: Head, head_sha256:
         noticed_at=draft.noticed_at,
         judged_against=draft.judged_against,
         recipe=dict(draft.recipe),
+        plan=draft.plan,
+        tuned_from=draft.tuned_from,
     )
 
 
@@ -159,6 +170,8 @@ def manifest_from_json(data: bytes) -> Manifest:
             raise ValueError("written in another format, by another release of tlserve")
         for name in ("taps", "labels"):
             raw[name] = _strings(raw[name])
+        if raw.get("plan") is not None:
+            raw["plan"] = from_json(Plan, raw["plan"])
         manifest = Manifest(**raw)
         _check_types(manifest)
     except (KeyError, TypeError, AttributeError) as exc:
@@ -178,6 +191,7 @@ _TYPES: dict[type | tuple[type, ...], tuple[str, ...]] = {
     (int, float): ("created",),
     (int, float, type(None)): ("accuracy", "accuracy_low", "accuracy_high", "noticed_at"),
     (int, type(None)): ("judged_against",),
+    (str, type(None)): ("tuned_from",),
     dict: ("counts", "timeline", "recipe"),
 }
 _VERDICTS: tuple[Literal["promote", "hold"], ...] = ("promote", "hold")

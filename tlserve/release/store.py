@@ -1,7 +1,7 @@
 """The versions on disk: publish, load, list, retire; and LIVE, which says which one answers.
 
-``models/<model>/<n>/`` appears whole or not at all, and never changes afterwards. The trainer publishes,
-the daemon writes LIVE and retires; each cleans up only what its own crashes may have left. The daemon
+``models/<model>/<n>/`` appears whole or not at all; its head and manifest never change afterwards, and its
+report only becomes fuller. The trainer publishes, the daemon writes LIVE and retires; each cleans up only what its own crashes may have left. The daemon
 imports this module: no onnx, torch or scikit-learn here.
 """
 
@@ -38,6 +38,7 @@ LIVE = "LIVE"
 HEAD = "head.safetensors"
 MANIFEST = "manifest.json"
 REPORT = "report.json"
+PAGE = "report.html"
 _PUBLISHING = ".publishing-"
 _RETIRING = ".retiring-"
 
@@ -104,6 +105,14 @@ class VersionStore:
             raise _corrupt_version(path, model, version, "not an object")
         return report
 
+    def page(self, model: str, version: int) -> str | None:
+        """The report as an HTML page; None while it is not written. Raises UnknownVersion."""
+        path = self._version_folder(model, version) / PAGE
+        try:
+            return self._read(model, version, path).decode()
+        except CorruptState:
+            return None
+
     def rows(self, model: str) -> list[VersionRow]:
         """One row a version, ascending. An unreadable version is a row that says so, never an error."""
         state = self.live(model)
@@ -135,12 +144,23 @@ class VersionStore:
             return published
         head_bytes = head_to_bytes(head)
         head_sha256 = hashlib.sha256(head_bytes).hexdigest()
-        report_bytes = json.dumps(report, indent=1, allow_nan=False).encode() + b"\n"
         number = max((*self.versions(model), highest_number(self.live(model)))) + 1
         manifest = manifest_of(model, number, draft, head, head_sha256)
-        files = {HEAD: head_bytes, MANIFEST: manifest_to_json(manifest), REPORT: report_bytes}
+        files = {HEAD: head_bytes, MANIFEST: manifest_to_json(manifest), REPORT: report_bytes(report)}
         _publish_folder(folder, str(number), files)
         return manifest
+
+    def complete_report(self, model: str, version: int, report: Mapping[str, Any], page: str) -> None:
+        """Replace the report of a published version by a fuller one, and put its page beside it.
+
+        What was judged and what answers, manifest and head, never change. Raises UnknownVersion when the
+        version was retired meanwhile, StoreUnavailable, ValueError for a report that cannot be written.
+        """
+        folder = self._version_folder(model, version)
+        self.manifest(model, version)
+        with store_errors(folder, "write the report in"):
+            replace_file(folder / REPORT, report_bytes(report))
+            replace_file(folder / PAGE, page.encode())
 
     def _published_by(self, model: str, job_id: str) -> Manifest | None:
         for number in reversed(self.versions(model)):
@@ -218,6 +238,11 @@ class VersionStore:
             if not path.parent.is_dir():
                 raise UnknownVersion(model, str(version), tuple(self.versions(model))) from exc
             raise _corrupt_version(path, model, version, "the file is missing") from exc
+
+
+def report_bytes(report: Mapping[str, Any]) -> bytes:
+    """report.json; raises ValueError for what JSON cannot say."""
+    return json.dumps(report, indent=1, allow_nan=False).encode() + b"\n"
 
 
 def _corrupt_version(path: Path, model: str, version: int, what: object) -> CorruptState:

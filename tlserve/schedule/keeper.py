@@ -18,11 +18,14 @@ from tlserve.core.messages import (
     BackbonesChecked,
     BackbonesListed,
     Cancel,
+    Compared,
     Event,
     Exported,
     Job,
     PassDone,
+    ReportWritten,
     TrainerReady,
+    Tuned,
     decode,
     encode,
 )
@@ -32,7 +35,16 @@ log = logging.getLogger("tlserve.trainer")
 LONGEST_LINE_BYTES = 64 * 2**20
 STDERR_LINES_KEPT = 12
 
-LastEvent = PassDone | Exported | BackbonesListed | BackbonesChecked | BackboneDescribed
+LastEvent = (
+    PassDone
+    | Exported
+    | ReportWritten
+    | Compared
+    | Tuned
+    | BackbonesListed
+    | BackbonesChecked
+    | BackboneDescribed
+)
 """What ends a job."""
 
 
@@ -119,6 +131,11 @@ class TrainerKeeper:
                 raise
             finally:
                 self._running = None
+
+    async def cancel(self, job_id: str) -> None:
+        """Ask for the end of a job that runs, or is about to; `run` then returns what it ended with."""
+        if self.pid is not None:
+            await self._send(encode(Cancel(job_id)))
 
     async def stop(self, grace_seconds: float = 5.0) -> None:
         """End the trainer: by closing its input, then by force. What it was doing is redone later."""

@@ -2,6 +2,9 @@
 
 Everything happens in the event loop; `changed` and `retrain` only note a wish and wake the runner. A
 newer wish for a model supersedes the queued one, and joins it rather than replacing what it asked for.
+
+Work in the background (the search for a better version, see `background`) has its turn when nothing else
+waits, and is set aside the moment a person or a changed folder wants something.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from tlserve.core.errors import TlserveError
-from tlserve.core.messages import Job, PassDone, PassJob
+from tlserve.core.messages import Compared, Job, PassDone, PassJob
+from tlserve.core.plan import Depth
+from tlserve.schedule.background import Background, Chore
 from tlserve.schedule.keeper import LastEvent
 
 log = logging.getLogger("tlserve.schedule")
@@ -37,6 +42,14 @@ class PassRequest:
     """Unix time of the first change behind it; None for a routine look."""
     accept_deletions: bool = False
     force: bool = False
+    depth: Depth = Depth.QUICK
+    tuned: str | None = None
+    """Digest of a fine-tuned build to learn on."""
+
+    @property
+    def is_urgent(self) -> bool:
+        """Whether somebody waits for it, rather than that it is time for a routine look."""
+        return self.force or self.noticed_at is not None
 
     def joined(self, newer: PassRequest) -> PassRequest:
         """Both wishes as one: the earliest notice and everything that either asked for."""
@@ -53,6 +66,8 @@ class Works(Protocol):
     """The trainer, as the scheduler sees it."""
 
     async def run(self, job: Job) -> LastEvent: ...
+
+    async def cancel(self, job_id: str) -> None: ...
 
 
 class Watches(Protocol):
@@ -89,9 +104,11 @@ class Scheduler:
         self._waiting: dict[str, PassRequest] = {}
         self._errands: list[tuple[Job, asyncio.Future[LastEvent]]] = []
         self._errand_was_last = False
+        self._background: Background[PassRequest] = Background()
         self._failures: dict[str, int] = {}
         self._paused: dict[str, tuple[PassRequest, asyncio.TimerHandle]] = {}
         self._wake = asyncio.Event()
+        self._cancelling: set[asyncio.Future[None]] = set()
         self._look_seconds = 0.0
 
     def changed(self, model: str, noticed_at: float) -> None:
@@ -108,10 +125,29 @@ class Scheduler:
         """A routine look at one model's folder."""
         self._queue(PassRequest(_new_id(), model))
 
+    def study(self, model: str) -> None:
+        """Look for a better version of a model in the background, unless that failed a moment ago."""
+        self._background.add(PassRequest(_new_id(), model, depth=Depth.FULL), name=f"study {model}")
+        self._wake.set()
+
+    def learn_tuned(self, model: str, build: str) -> None:
+        """Learn a model anew, in the background, on a build that was fine-tuned for it."""
+        request = PassRequest(_new_id(), model, depth=Depth.ROWS, tuned=build)
+        self._background.add(request, name=f"tuned {model}")
+        self._wake.set()
+
     async def errand(self, job: Job) -> LastEvent:
         """Run a job that is no pass (an export, a listing), before or between the waiting passes."""
         done: asyncio.Future[LastEvent] = asyncio.get_running_loop().create_future()
         self._errands.append((job, done))
+        self._wake.set()
+        self._set_aside()
+        return await done
+
+    async def background_errand(self, job: Job) -> LastEvent:
+        """Run a long job that is no pass when nothing else waits; it is set aside as often as need be."""
+        done: asyncio.Future[LastEvent] = asyncio.get_running_loop().create_future()
+        self._background.add_errand(job, done)
         self._wake.set()
         return await done
 
@@ -126,7 +162,7 @@ class Scheduler:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
-                while self._errands or self._waiting:
+                while self._errands or self._waiting or self._background:
                     await self._next()
         finally:
             routine.cancel()
@@ -134,8 +170,12 @@ class Scheduler:
                 retry.cancel()
             for _, done in self._errands:
                 done.cancel()
+            self._background.close()
 
     async def _next(self) -> None:
+        if not self._errands and not self._waiting:
+            await self._run_chore(self._background.take())
+            return
         urgent = [model for model, request in self._waiting.items() if request.noticed_at is not None]
         # Errands go first, but not all of them before a fresh drop: then they take turns.
         self._errand_was_last = bool(self._errands) and not (urgent and self._errand_was_last)
@@ -145,7 +185,10 @@ class Scheduler:
         model = next(iter(urgent or self._waiting))
         await self._run_pass(self._waiting.pop(model))
 
-    async def _run_errand(self, job: Job, done: asyncio.Future[LastEvent]) -> None:
+    async def _run_errand(
+        self, job: Job, done: asyncio.Future[LastEvent], again: Callable[[], None] = lambda: None
+    ) -> None:
+        """again: called instead of answering when the job was set aside."""
         if done.cancelled():
             return
         try:
@@ -154,27 +197,67 @@ class Scheduler:
             if not done.cancelled():
                 done.set_exception(exc)
         else:
-            if not done.cancelled():
+            if isinstance(result, Compared) and result.cancelled:
+                again()
+            elif not done.cancelled():
                 done.set_result(result)
 
+    async def _run_chore(self, chore: Chore[PassRequest]) -> None:
+        """Work in the background; what was set aside is put back, what failed rests a while."""
+        request = chore.request
+        if request is None:
+            assert chore.job is not None and chore.done is not None
+            with self._background.running(chore.job.job_id):
+                # A new id each time: the trainer remembers what it was told to end.
+                anew = replace(chore, job=replace(chore.job, job_id=_new_id()))
+                await self._run_errand(chore.job, chore.done, again=lambda: self._background.put_back(anew))
+            return
+        with self._background.running(request.job_id):
+            done = await self._done_with(request)
+        if done.outcome == "cancelled":
+            self._background.put_back(replace(chore, request=replace(request, job_id=_new_id())))
+        elif done.outcome == "failed":
+            rest = self._background.failed(chore)
+            log.warning("model %r: the search for a better version rests for %.0f s", request.model, rest)
+        else:
+            self._background.forgive(request.model)
+        await self._tell_end(request, done)
+
+    def _set_aside(self) -> None:
+        """Have the work in the background make room, if there is any at the moment."""
+        job_id = self._background.job_id
+        if job_id is not None:
+            self._background.must_end = True
+            task = asyncio.ensure_future(self._trainer.cancel(job_id))
+            self._cancelling.add(task)
+            task.add_done_callback(self._cancelling.discard)
+
     async def _run_pass(self, request: PassRequest) -> None:
-        # Asked for while an earlier pass of this model ran, it could not be shown as queued then.
-        self._watcher.pass_queued(request.model)
-        try:
-            job = await asyncio.to_thread(self._make_job, request)
-            done = await self._trainer.run(job)
-            assert isinstance(done, PassDone)
-        except TlserveError as exc:
-            done = PassDone(request.job_id, request.model, "failed", str(exc), retryable=exc.retryable)
-        except Exception as exc:
-            log.exception("model %r: the pass could not be run", request.model)
-            done = PassDone(
-                request.job_id, request.model, "failed", f"unexpected error: {exc!r}", retryable=True
-            )
+        done = await self._done_with(request)
         if done.outcome == "failed" and done.retryable:
             self._retry_later(request)
         else:
             self._failures.pop(request.model, None)
+        await self._tell_end(request, done)
+
+    async def _done_with(self, request: PassRequest) -> PassDone:
+        # Asked for while an earlier pass of this model ran, it could not be shown as queued then.
+        self._watcher.pass_queued(request.model)
+        try:
+            job = await asyncio.to_thread(self._make_job, request)
+            if self._background.job_id == request.job_id and self._background.must_end:
+                return PassDone(request.job_id, request.model, "cancelled", "set aside")
+            done = await self._trainer.run(job)
+            assert isinstance(done, PassDone)
+        except TlserveError as exc:
+            return PassDone(request.job_id, request.model, "failed", str(exc), retryable=exc.retryable)
+        except Exception as exc:
+            log.exception("model %r: the pass could not be run", request.model)
+            words = f"unexpected error: {exc!r}"
+            return PassDone(request.job_id, request.model, "failed", words, retryable=True)
+        return done
+
+    async def _tell_end(self, request: PassRequest, done: PassDone) -> None:
         try:
             await self._watcher.pass_ended(request, done)
         except Exception:
@@ -196,6 +279,9 @@ class Scheduler:
         self._waiting[model] = request
         self._watcher.pass_queued(model)
         self._wake.set()
+        if request.is_urgent:
+            self._background.forgive(model)
+            self._set_aside()
         return request
 
     def _unpause(self, model: str) -> None:

@@ -16,9 +16,10 @@ from pydantic_settings import (
 
 from tlserve.core.errors import SettingsError
 from tlserve.core.lifecycle import Promotion
+from tlserve.settings.learning import LearningDefaults
 
 
-class Settings(BaseSettings):
+class Settings(LearningDefaults, BaseSettings):
     """Everything `tlserve serve` can be told."""
 
     model_config = SettingsConfigDict(env_prefix="TLSERVE_", extra="forbid", frozen=True, toml_file=None)

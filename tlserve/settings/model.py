@@ -6,18 +6,19 @@ import tomllib
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from tlserve.core.errors import SettingsError
 from tlserve.core.judge import Policy
 from tlserve.core.lifecycle import Promotion
 from tlserve.core.messages import Recipe
 from tlserve.settings.daemon import Settings, describe
+from tlserve.settings.learning import LearningOverrides, learning, wish_of
 
 FILE_NAME = "model.toml"
 
 
-class ModelFile(BaseModel):
+class ModelFile(LearningOverrides):
     """What model.toml may say; whatever it leaves out comes from the daemon's settings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -57,7 +58,7 @@ def chosen(own: T | None, general: T) -> T:
 
 def recipe_for(settings: Settings, file: ModelFile, promotion: Promotion | None = None) -> Recipe:
     """How to train one model. `promotion` is what a person set by command; it outranks both files."""
-
+    how = learning(settings, file)
     return Recipe(
         backbone=chosen(file.backbone, settings.backbone),
         promotion=promotion or chosen(file.promotion, settings.promotion),
@@ -69,4 +70,6 @@ def recipe_for(settings: Settings, file: ModelFile, promotion: Promotion | None 
         max_pixels=settings.max_pixels,
         keep_versions=chosen(file.keep_versions, settings.keep_versions),
         seed=file.seed,
+        wish=wish_of(how),
+        study=how.study,
     )
