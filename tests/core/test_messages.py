@@ -38,11 +38,12 @@ from tlserve.core.messages import (
     TrainerReady,
     Tuned,
     TuneJob,
-    TuneProgress,
+    TuneProgressed,
     decode,
     encode,
 )
 from tlserve.core.plan import Depth, HeadKind, Strategy, TuneWish, Wish
+from tlserve.core.tuning import TuneProgress, TuneStage
 
 TINY = BackboneDescription(
     "tiny",
@@ -91,7 +92,7 @@ FULL = [
     ImagesPassed("job", "flowers", "nano", 5, 1),
     PassDone("job", "flowers", "published", "reason", 4, True, 3, False, {"training": 0.5}),
     PassDone("job", "flowers", "unchanged", "reason", study=True, tune=True),
-    TuneProgress("job", "flowers", 2, 20, "note", 0.5, 0.9, 60.0),
+    TuneProgressed("job", "flowers", TuneProgress(TuneStage.TRAINING, 1, 2, 3, 20, 0.5, 0.9, 60.0)),
     Tuned("job", "flowers", "0" * 64, "reason"),
     Tuned("job", "flowers", None, "reason", retryable=True, cancelled=True),
     ReportWritten("job", "/x/report.html"),

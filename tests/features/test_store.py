@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tlserve.core.augmentation import policy, view_key
 from tlserve.core.errors import CorruptState, NonFiniteRow, StateLocked, StoreUnavailable
 from tlserve.features import FeatureStore
 
@@ -251,6 +252,22 @@ def test_compaction_frees_what_nobody_needs(folder: Path) -> None:
         np.testing.assert_array_equal(
             store.read([*kept, *digests(3, 100)]), np.concatenate([values[::3], rows(3)])
         )
+
+
+def test_compaction_keeps_the_views_of_wanted_images_and_drops_those_of_others(folder: Path) -> None:
+    ways = [policy("light"), policy(["rotate=10"])]
+    keys = {
+        digest: [digest, *(view_key(digest, way, index) for way in ways for index in (1, 2, 12))]
+        for digest in digests(12)
+    }
+    names = [name for some in keys.values() for name in some]
+    with FeatureStore(folder, row_width=WIDTH) as store:
+        store.append(names, rows(84))
+        assert store.compact(digests(4)).compacted
+        assert sorted(store.keys()) == sorted(name for digest in digests(4) for name in keys[digest])
+        np.testing.assert_array_equal(store.read(names[:28]), rows(84)[:28])
+    with FeatureStore(folder, row_width=WIDTH) as store:
+        np.testing.assert_array_equal(store.read(names[:28]), rows(84)[:28])
 
 
 def test_compaction_waits_until_it_is_worth_it(store: FeatureStore) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import shutil
 import signal
@@ -54,6 +55,8 @@ class DaemonProcess:
     log: Path
     extra: tuple[str, ...] = ()
     env: dict[str, str] | None = None
+    study: bool = False
+    """Whether it looks for better versions in the background: most tests count versions, and do not ask."""
     port: int = field(default_factory=free_port)
     metrics_port: int = field(default_factory=free_port)
     http_port: int = field(default_factory=free_port)
@@ -76,8 +79,9 @@ class DaemonProcess:
         ]
         command += ["--backbone", self.backbone, "--grpc", self.address]
         command += ["--http", f"127.0.0.1:{self.http_port}", "--metrics", f"127.0.0.1:{self.metrics_port}"]
+        env = {"TLSERVE_STUDY": str(self.study).lower(), **(os.environ if self.env is None else self.env)}
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen([*command, *self.extra], stdout=log, stderr=log, env=self.env)
+            self.process = subprocess.Popen([*command, *self.extra], stdout=log, stderr=log, env=env)
         wait_until(lambda: self._answers() or self._dead(), "the daemon did not start")
         assert not self._dead(), self.log.read_text()
         return self

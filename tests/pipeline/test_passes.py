@@ -5,77 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import pytest
-
 from tests.flow.daemon_process import draw_shapes
+from tests.pipeline.stage import RECIPE, Stage
 from tlserve.core.judge import Policy
 from tlserve.core.lifecycle import Phase, Promotion
-from tlserve.core.messages import Event, ImagesPassed, PassDone, PassJob, Progress, Recipe, SnapshotTaken
+from tlserve.core.messages import Progress, SnapshotTaken
 from tlserve.core.types import Split
-from tlserve.ingest import Catalog
-from tlserve.pipeline.passes import run_pass
-from tlserve.pipeline.workshop import Workshop
-from tlserve.release import promoted
-from tlserve.release.layout import StateLayout
 from tlserve.runtime import measured_here, read_speeds
-
-RECIPE = Recipe("nano")
-
-
-@pytest.fixture(scope="module")
-def built_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A state directory that holds the build of `nano` already: making it takes seconds."""
-    root = tmp_path_factory.mktemp("built")
-    with Catalog(root / "catalog.sqlite3") as catalog:
-        Workshop(StateLayout(root), catalog, device="cpu", threads=1, plugin_folders=()).build("nano")
-    return root
-
-
-class Stage:
-    """A model folder, a workshop over a fresh state, and every event of the passes run so far."""
-
-    def __init__(self, root: Path, catalog: Catalog) -> None:
-        self.layout = StateLayout(root / "state")
-        self.folder = root / "watch" / "shapes"
-        self.shop = Workshop(self.layout, catalog, device="cpu", threads=1, plugin_folders=())
-        self.events: list[Event] = []
-        self._jobs = 0
-
-    def run(
-        self,
-        recipe: Recipe = RECIPE,
-        *,
-        cancelled: Callable[[], bool] = lambda: False,
-        job_id: str | None = None,
-        **more: bool,
-    ) -> PassDone:
-        self._jobs += 1
-        job = PassJob(job_id or f"job{self._jobs}", "shapes", str(self.folder), recipe, **more)
-        return run_pass(job, self.shop, self.events.append, cancelled)
-
-    def go_live(self, version: int | None) -> None:
-        """What the daemon does with a promoted version."""
-        assert version is not None
-        state = self.shop.versions.live("shapes")
-        self.shop.versions.write_live("shapes", promoted(state, version, 0.0, "test"))
-
-    def passed(self) -> int:
-        return sum(event.n_images for event in self.events if isinstance(event, ImagesPassed))
-
-
-@pytest.fixture
-def stage(tmp_path: Path, built_state: Path) -> Iterator[Stage]:
-    shutil.copytree(built_state / "backbones", tmp_path / "state" / "backbones")
-    with Catalog(tmp_path / "state" / "catalog.sqlite3") as catalog:
-        stage = Stage(tmp_path, catalog)
-        for seed, shape in enumerate(("disc", "bar")):
-            draw_shapes(stage.folder / shape, shape, 40, seed=seed)
-        yield stage
-        stage.shop.close()
 
 
 def test_a_first_pass_tells_its_phases_in_order_and_publishes(stage: Stage) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tlserve.app.backbones import backbone_description, backbone_lines
+from tlserve.app.comparing import comparison
 from tlserve.app.labelling import add_image
 from tlserve.app.summaries import statistics_of, summary_of, unusable_folder
 from tlserve.core.backbones import BackboneDescription
@@ -22,6 +23,7 @@ from tlserve.core.errors import (
     NotReady,
     NotTrained,
     TlserveError,
+    TrainerFailed,
     UnknownModel,
     UnknownVersion,
 )
@@ -30,14 +32,19 @@ from tlserve.core.messages import (
     BackboneDescribed,
     BackboneEntry,
     BackbonesListed,
+    Compared,
+    CompareJob,
     DescribeBackboneJob,
     ListBackbonesJob,
+    ReportJob,
+    ReportWritten,
 )
 from tlserve.core.types import Pixels, check_model_name
 from tlserve.rpc.backend import (
     AddedImage,
     Answer,
     BackboneLine,
+    Comparison,
     ModelEvent,
     ModelStatistics,
     ModelSummary,
@@ -176,6 +183,21 @@ class DaemonBackend:
         number = await self._number(model, version)
         return await asyncio.to_thread(self._daemon.store.report, model, number)
 
+    async def report_page(self, model: str, version: str) -> str:
+        daemon = self._daemon
+        number = await self._number(model, version)
+        page = await asyncio.to_thread(daemon.store.page, model, number)
+        if page is None:
+            job = ReportJob(uuid.uuid4().hex, model, number, str(daemon.watch / model))
+            done = await daemon.scheduler.errand(job)
+            assert isinstance(done, ReportWritten)
+            if done.error is not None:
+                raise TrainerFailed(f"model {model!r} version {number}: no page was written: {done.error}")
+            page = await asyncio.to_thread(daemon.store.page, model, number)
+        if page is None:
+            raise NotReady(f"model {model!r} version {number} has no page, although it was just written")
+        return page
+
     def watch(self, model: str) -> AsyncIterator[ModelEvent]:
         if model:
             self.get_model(model)
@@ -213,6 +235,29 @@ class DaemonBackend:
         # A candidate may have waited for just this.
         self._daemon.scheduler.look(model)
         return summary_of(self._daemon, model)
+
+    async def set_backbone(self, model: str, backbone: str) -> ModelSummary:
+        self.get_model(model)
+        if backbone:
+            await self.get_backbone(backbone, measure=False)
+        await self._daemon.releases.set_backbone(model, backbone or None)
+        self._daemon.scheduler.look(model)
+        return summary_of(self._daemon, model)
+
+    async def compare(self, model: str, backbones: Sequence[str]) -> Comparison:
+        daemon = self._daemon
+        self.get_model(model)
+        await asyncio.to_thread(daemon.folders.read_settings, model)
+        folder, recipe = str(daemon.watch / model), daemon.recipe(model)
+        job = CompareJob(uuid.uuid4().hex, model, folder, recipe, tuple(backbones))
+        try:
+            told = await daemon.scheduler.background_errand(job)
+        except asyncio.CancelledError:
+            # Nobody waits for it any more. Once it was set aside it has another id, and goes on to its end.
+            await daemon.keeper.cancel(job.job_id)
+            raise
+        assert isinstance(told, Compared)
+        return comparison(told)
 
     async def add_image(self, model: str, label: str, name: str, data: bytes) -> AddedImage:
         return await asyncio.to_thread(

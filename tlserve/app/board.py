@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from tlserve.core.lifecycle import MOVES, Phase, move
 from tlserve.core.messages import PassDone, Progress, SnapshotTaken
+from tlserve.core.tuning import TuneProgress, TuneStage
 from tlserve.rpc.backend import ModelEvent
 
 log = logging.getLogger("tlserve.models")
@@ -39,6 +40,8 @@ class ModelNow:
     total: int = 0
     per_second: float | None = None
     seconds_left: float | None = None
+    tuning: str = ""
+    """Where a fine-tuning of it stands, beside all the rest; empty without one."""
 
 
 class Board:
@@ -129,6 +132,13 @@ class Board:
         if news:
             self._tell(done.model, "phase", reason)
 
+    def tuning(self, model: str, words: str) -> None:
+        """Where a fine-tuning stands; empty when it is over."""
+        old = self.now(model).tuning
+        self._update(model, tuning=words)
+        if words and words != old:
+            self._tell(model, "tuning", words)
+
     def said(self, model: str, kind: str, message: str, version: int | None = None) -> None:
         """Something happened that is neither progress nor the end of a pass."""
         self._tell(model, kind, message, version)
@@ -144,7 +154,7 @@ class Board:
         now = self.now(model)
         alarming = kind == "problem" or now.phase in (Phase.FAILED, Phase.WAITING)
         level = logging.WARNING if alarming else logging.INFO
-        log.log(logging.DEBUG if kind == "progress" else level, "%s: %s", model, message)
+        log.log(logging.DEBUG if kind in ("progress", "tuning") else level, "%s: %s", model, message)
         self._publish(
             ModelEvent(
                 model=model,
@@ -185,3 +195,22 @@ def in_words(progress: Progress) -> str:
     if progress.seconds_left:
         words += f", {progress.seconds_left:.0f} s left"
     return words
+
+
+def tuning_in_words(progress: TuneProgress) -> str:
+    """The progress of a fine-tuning as a sentence."""
+    if progress.stage is TuneStage.CACHING:
+        words = f"fine-tuning: preparing, {progress.done:,} of {progress.total:,} pictures"
+    else:
+        words = f"fine-tuning: epoch {progress.epoch} of {progress.of}"
+    if progress.loss is not None:
+        words += f", loss {progress.loss:.3f}"
+    if progress.validation_accuracy is not None:
+        words += f", {progress.validation_accuracy:.1%} right on validation images"
+    if progress.seconds_left:
+        words += f", at most {_duration(progress.seconds_left)} left"
+    return words
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

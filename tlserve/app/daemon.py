@@ -20,6 +20,7 @@ from tlserve.app.exports import Exporter
 from tlserve.app.folders import WatchedFolders
 from tlserve.app.lock import StateLock
 from tlserve.app.releases import Releases, servable
+from tlserve.app.tunings import Tunings
 from tlserve.core.errors import StoreUnavailable, Superseded, TlserveError
 from tlserve.core.messages import (
     Event,
@@ -45,6 +46,8 @@ from tlserve.web import HealthServer
 log = logging.getLogger("tlserve.app")
 
 TRAINER_NICENESS = 10
+TUNER_NICENESS = 15
+"""Hours of work, if need be: it gives way to everything else."""
 TRAINER_GRACE_SECONDS = 5.0
 NOTICE_SECONDS = 0.5
 """Between "not ready" and the first refused call."""
@@ -118,6 +121,13 @@ class Daemon:
             models=self._look_around,
             reconcile_seconds=settings.reconcile_seconds,
         )
+        self.tunings = Tunings(
+            self.layout,
+            tuner_command(settings, self.layout.root),
+            self.board,
+            self.scheduler,
+            keep=lambda model: (self.watch / model).is_dir(),
+        )
         self.exporter = Exporter(self.layout, self.scheduler, self.releases.state)
         await asyncio.to_thread(self._look_around)
         await self.releases.restore()
@@ -127,6 +137,8 @@ class Daemon:
         addresses = await self._start_listeners()
         self._ready = True
         self._spawn(self.scheduler.run(), "scheduler")
+        self._spawn(self.tunings.run(), "fine-tunings")
+        self.tunings.resume()
         await self._start_watcher()
         self.started = Started(*addresses, device.describe(), tuple(self.pool.models()))
 
@@ -257,6 +269,10 @@ class Daemon:
                 await self.releases.retire(done.model)
         await self.releases.heal(done.model)
         self.board.ended(done)
+        if done.study:
+            self.scheduler.study(done.model)
+        if done.tune:
+            self.tunings.ordered(done.model)
 
     async def _promote(self, request: PassRequest, done: PassDone, version: int) -> PassDone:
         self.board.swapping(done.model, version)
@@ -291,6 +307,8 @@ class Daemon:
             accept_deletions=request.accept_deletions,
             force=request.force,
             noticed_at=request.noticed_at,
+            depth=request.depth,
+            tuned=request.tuned,
         )
 
     def _look_around(self) -> Sequence[str]:
@@ -312,7 +330,8 @@ class Daemon:
 
     def recipe(self, model: str) -> Recipe:
         """How the model's next pass will train, as far as is known without touching the disk."""
-        return self.folders.recipe(model, self.releases.state(model).promotion)
+        state = self.releases.state(model)
+        return self.folders.recipe(model, state.promotion, state.backbone)
 
     # -- small parts
 
@@ -342,3 +361,8 @@ def trainer_command(settings: Settings, state: Path, *, niceness: int = TRAINER_
     for folder in settings.plugin_folders:
         command += ["--plugin-folder", str(folder.absolute())]
     return command
+
+
+def tuner_command(settings: Settings, state: Path, *, niceness: int = TUNER_NICENESS) -> list[str]:
+    """argv of a tuner process for these settings."""
+    return [*trainer_command(settings, state, niceness=niceness), "--role", "tuner"]

@@ -54,9 +54,9 @@ class WatchedFolders:
 
     # -- anywhere
 
-    def recipe(self, model: str, promotion: Promotion | None) -> Recipe:
-        """How the model is trained. promotion: what a person set by command, which outranks the files."""
-        return recipe_for(self._settings, self._files.get(model, ModelFile()), promotion)
+    def recipe(self, model: str, promotion: Promotion | None, backbone: str | None) -> Recipe:
+        """How the model is trained. promotion, backbone: said by command, which outranks the files."""
+        return recipe_for(self._settings, self._files.get(model, ModelFile()), promotion, backbone)
 
     def unknown_threshold(self, model: str) -> float:
         """Novelty above which an answer counts as unknown."""

@@ -23,6 +23,7 @@ from tlserve.release import (
     pinned,
     promoted,
     rolled_back,
+    with_backbone,
     with_promotion,
     without_retired,
 )
@@ -159,6 +160,13 @@ class Releases:
     async def set_promotion(self, model: str, promotion: Promotion | None) -> LiveState:
         async with self._changing[model]:
             new = with_promotion(await self._read(model), promotion)
+            await self._write(model, new)
+            return new
+
+    async def set_backbone(self, model: str, backbone: str | None) -> LiveState:
+        """Note what the model learns on from its next pass on; None: as the settings say."""
+        async with self._changing[model]:
+            new = with_backbone(await self._read(model), backbone)
             await self._write(model, new)
             return new
 

@@ -20,19 +20,23 @@ def summary_of(daemon: Daemon, model: str) -> ModelSummary:
     live = daemon.releases.live_version(model)
     manifest = live.manifest if live is not None else None
     message = daemon.releases.failures.get(model, now.message)
+    recipe = daemon.recipe(model)
+    backbone = manifest.backbone if manifest else recipe.backbone
+    if now.tuning:
+        message = f"{message}; {now.tuning}"
     return ModelSummary(
         model=model,
         phase=now.phase.value,
         ready=daemon.server_ready() and daemon.pool.ready(model),
         live=state.live,
         previous=state.previous,
-        promotion=daemon.recipe(model).promotion.value,
+        promotion=recipe.promotion.value,
         images=now.n_images or (manifest.n_images if manifest else 0),
         counts=now.counts or (manifest.counts if manifest else {}),
         accuracy=manifest.accuracy if manifest else None,
         accuracy_low=manifest.accuracy_low if manifest else None,
         accuracy_high=manifest.accuracy_high if manifest else None,
-        backbone=manifest.backbone if manifest else daemon.recipe(model).backbone,
+        backbone=backbone,
         message=message,
         problems=now.problems,
         n_problems=now.n_problems,
@@ -40,6 +44,7 @@ def summary_of(daemon: Daemon, model: str) -> ModelSummary:
         total=now.total,
         per_second=now.per_second,
         seconds_left=now.seconds_left,
+        wanted_backbone=recipe.backbone if recipe.backbone != backbone else "",
     )
 
 

@@ -15,7 +15,14 @@ from tlserve.client.errors import NobodyListens, ServerBusy, ServerProblem
 from tlserve.client.operations import DEFAULT_ADDRESS, Image
 from tlserve.client.synchronous import Client
 from tlserve.core.backbones import BackboneDescription, Speed
-from tlserve.rpc.backend import AddedImage, BackboneLine, ModelEvent, ModelSummary, VersionLine
+from tlserve.rpc.backend import (
+    AddedImage,
+    BackboneLine,
+    Comparison,
+    ModelEvent,
+    ModelSummary,
+    VersionLine,
+)
 
 __all__ = [
     "DEFAULT_ADDRESS",
@@ -25,6 +32,7 @@ __all__ = [
     "BackboneLine",
     "Classification",
     "Client",
+    "Comparison",
     "Image",
     "ModelEvent",
     "ModelSummary",

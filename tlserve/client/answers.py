@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
 from tlserve.rpc._gen import tlserve_v1_pb2 as v1
-from tlserve.rpc.backend import AddedImage, ModelEvent, ModelSummary, VersionLine
+from tlserve.rpc.backend import AddedImage, Comparison, ModelEvent, ModelSummary, VersionLine
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ def read_model(line: v1.ModelSummary) -> ModelSummary:
         total=line.total,
         per_second=optional(line, "per_second"),
         seconds_left=optional(line, "seconds_left"),
+        wanted_backbone=line.wanted_backbone,
     )
 
 
@@ -101,6 +103,10 @@ def read_event(event: v1.ModelEvent) -> ModelEvent:
         per_second=optional(event, "per_second"),
         seconds_left=optional(event, "seconds_left"),
     )
+
+
+def read_comparison(answer: v1.CompareResponse) -> Comparison:
+    return Comparison(json.loads(answer.json), answer.html)
 
 
 def read_added(image: v1.AddedImage) -> AddedImage:

@@ -20,7 +20,14 @@ from tlserve.client.errors import not_ready, translated
 from tlserve.core.backbones import BackboneDescription
 from tlserve.core.errors import DeadlinePassed, TlserveError, Unavailable
 from tlserve.rpc._gen import tlserve_v1_pb2 as v1
-from tlserve.rpc.backend import AddedImage, BackboneLine, ModelEvent, ModelSummary, VersionLine
+from tlserve.rpc.backend import (
+    AddedImage,
+    BackboneLine,
+    Comparison,
+    ModelEvent,
+    ModelSummary,
+    VersionLine,
+)
 
 Answer = TypeVar("Answer")
 
@@ -109,6 +116,10 @@ class AsyncClient:
         """What training and the judge found about a version."""
         return await self._run(ops.report(model, version))
 
+    async def report_page(self, model: str, version: str = "") -> str:
+        """The same as one HTML file. It is written first if need be, which may wait for a pass under way."""
+        return await self._run(ops.report_page(model, version))
+
     def watch(self, model: str = "") -> AsyncIterator[ModelEvent]:
         """Events from now on, of one model or of all; ends when the server stops."""
         request = v1.WatchModelRequest(model=model)
@@ -133,6 +144,22 @@ class AsyncClient:
     async def set_promotion(self, model: str, mode: str) -> ModelSummary:
         """mode: auto | manual | frozen, or empty for what the settings say."""
         return await self._run(ops.set_promotion(model, mode))
+
+    async def set_backbone(self, model: str, backbone: str) -> ModelSummary:
+        """What the model learns on from now on; empty for what the settings say. A pass is queued.
+
+        The server loads it first, which may download weights: a client for it needs a `timeout_seconds`
+        of minutes, or None.
+        """
+        return await self._run(ops.set_backbone(model, backbone))
+
+    async def compare(self, model: str, backbones: Iterable[str]) -> Comparison:
+        """What each backbone would reach and cost with the model's images.
+
+        The server does it in the background, in minutes: a client for it needs a `timeout_seconds` to
+        match, or None. A backbone that cannot be used is a row with its `error`.
+        """
+        return await self._run(ops.compare(model, backbones))
 
     async def add_images(self, model: str, label: str, files: Iterable[str | Path]) -> list[AddedImage]:
         """Label files: the server writes copies into the class's folder."""

@@ -17,6 +17,7 @@ from tlserve.client.answers import (
     Classification,
     read_added,
     read_classifications,
+    read_comparison,
     read_model,
     read_version,
 )
@@ -25,7 +26,7 @@ from tlserve.core.backbones import BackboneDescription
 from tlserve.core.errors import BadInput
 from tlserve.rpc._gen import inference_pb2 as oip
 from tlserve.rpc._gen import tlserve_v1_pb2 as v1
-from tlserve.rpc.backend import AddedImage, BackboneLine, ModelSummary, VersionLine
+from tlserve.rpc.backend import AddedImage, BackboneLine, Comparison, ModelSummary, VersionLine
 
 DEFAULT_ADDRESS = "127.0.0.1:8001"
 UPLOAD_BYTES = 16 * 1024 * 1024
@@ -93,6 +94,15 @@ def report(name: str, version: str) -> Operation[dict[str, Any]]:
     )
 
 
+def report_page(name: str, version: str) -> Operation[str]:
+    return Operation(
+        V1 + "GetReport",
+        v1.GetReportRequest(model=name, version=version, html=True),
+        v1.GetReportResponse,
+        lambda answer: answer.html,
+    )
+
+
 def retrain(name: str, *, accept_deletions: bool) -> Operation[str]:
     request = v1.RetrainRequest(model=name, accept_deletions=accept_deletions)
     return Operation(V1 + "Retrain", request, v1.RetrainResponse, lambda answer: answer.job_id)
@@ -116,6 +126,16 @@ def pin(name: str, version: str, *, pinned: bool) -> Operation[VersionLine]:
 def set_promotion(name: str, mode: str) -> Operation[ModelSummary]:
     request = v1.SetPromotionRequest(model=name, mode=mode)
     return Operation(V1 + "SetPromotion", request, v1.ModelSummary, read_model)
+
+
+def set_backbone(name: str, backbone: str) -> Operation[ModelSummary]:
+    request = v1.SetBackboneRequest(model=name, backbone=backbone)
+    return Operation(V1 + "SetBackbone", request, v1.ModelSummary, read_model)
+
+
+def compare(name: str, backbones: Iterable[str]) -> Operation[Comparison]:
+    request = v1.CompareRequest(model=name, backbones=backbones)
+    return Operation(V1 + "Compare", request, v1.CompareResponse, read_comparison)
 
 
 def add_images(name: str, label: str, files: Iterable[str | Path]) -> Iterator[Operation[list[AddedImage]]]:

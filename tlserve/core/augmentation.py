@@ -53,7 +53,7 @@ class Augmentation:
         return range(1, 1 + (n_views if has_degrees else min(n_views, 2 ** len(self.operations) - 1)))
 
     def steps(self, image_digest: str, index: int) -> tuple[Step, ...]:
-        """What view `index` (1, 2 ...) of an image gets, in the order to apply it."""
+        """What view `index` (1, 2 ...) of an image gets, in the order to apply it; 0 is the image itself."""
         return drawn(self.operations, f"{image_digest}+{self.digest}", index)
 
     def words(self) -> list[str]:
@@ -82,6 +82,11 @@ def policy(spec: str | Sequence[str]) -> Augmentation:
 def view_key(image_digest: str, augmentation: Augmentation, index: int) -> str:
     """The key under which the row of a view is kept; index from 1."""
     return f"{image_digest}+{augmentation.digest[:_POLICY_DIGITS]}+{index}"
+
+
+def view_keys(image_digest: str, augmentation: Augmentation, n_views: int) -> list[str]:
+    """The keys of all views of an image where `n_views` are wanted; see `Augmentation.indices`."""
+    return [view_key(image_digest, augmentation, index) for index in augmentation.indices(n_views)]
 
 
 def image_of(key: str) -> str:

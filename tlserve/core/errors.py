@@ -146,6 +146,14 @@ class SettingsError(OperatorError):
     """A setting has a value that cannot work."""
 
 
+class StrategyImpossible(SettingsError):
+    """The strategy that the settings name cannot be done with this backbone."""
+
+    def __init__(self, strategy: str, reason: str) -> None:
+        super().__init__(f'strategy = "{strategy}" is impossible here: {reason}')
+        self.strategy, self.reason = strategy, reason
+
+
 class StateLocked(OperatorError):
     """Another process owns the state directory."""
 

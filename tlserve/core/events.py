@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from tlserve.core.backbones import BackboneDescription
 from tlserve.core.lifecycle import Phase
+from tlserve.core.tuning import TuneProgress
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +90,12 @@ class PassDone:
 
 
 @dataclass(frozen=True, slots=True)
-class TuneProgress:
+class TuneProgressed:
     """Where a fine-tuning stands."""
 
     job_id: str
     model: str
-    epoch: int
-    """From 1; 0 while pictures and activations are prepared."""
-    epochs: int
-    note: str = ""
-    loss: float | None = None
-    accuracy: float | None = None
-    """On training images that it does not learn from."""
-    seconds_left: float | None = None
+    progress: TuneProgress
 
 
 @dataclass(frozen=True, slots=True)

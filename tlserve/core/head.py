@@ -98,10 +98,12 @@ def projection_matrix(seed: int, n_in: int, n_out: int) -> Float32:
 class Novelty:
     """How far an image is from everything the model was trained on, as a rank among held-out images.
 
-    centroids: (n_centroids, n_features) float32, unit length, of training rows standardised by
-    `mean` and `scale` (each (n_features,) float32).
-    distances: (n_quantiles,) float32, ascending; ranks: the same shape, ascending within [0, 1].
-    An image's cosine distance to its nearest centroid is read off that curve.
+    centroids: (n_centroids, n_features) float32, unit length, of training rows less `mean` and over `scale`,
+    each (n_features,) or (1,) float32.
+    An image is as far as its cosine distance to the nearest centroid, and farther where the head is in
+    doubt: by `doubt_weight` for each unit that its best class score stays below `sure_at`.
+    distances: (n_quantiles,) float32, ascending; ranks: the same shape, ascending within [0, 1]. How far an
+    image is gets read off that curve.
     """
 
     mean: Float32
@@ -109,13 +111,19 @@ class Novelty:
     centroids: Float32
     distances: Float32
     ranks: Float32
+    doubt_weight: float = 0.0
+    sure_at: float = 0.0
 
     def __post_init__(self) -> None:
-        n_features = self.mean.shape
-        if len(n_features) != 1 or self.scale.shape != n_features or self.centroids.shape[1:] != n_features:
+        fitting = ((1,), self.centroids.shape[1:])
+        if self.centroids.ndim != 2 or self.mean.shape not in fitting or self.scale.shape not in fitting:
             raise ValueError("a novelty block needs a mean, a scale and centroids of one width")
         if self.distances.ndim != 1 or self.distances.shape != self.ranks.shape:
             raise ValueError("a novelty block needs one rank for each distance")
+
+    @property
+    def n_features(self) -> int:
+        return int(self.centroids.shape[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +149,7 @@ class Head:
             raise ValueError("the second layer does not take what the first one gives")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("two columns of a head have the same label")
-        if self.novelty is not None and self.novelty.mean.shape != (self.n_features,):
+        if self.novelty is not None and self.novelty.n_features != self.n_features:
             raise ValueError(f"the novelty block is not as wide as the head's {self.n_features} features")
         if self.link not in ("softmax", "sigmoid"):
             raise ValueError(f"unknown link {self.link!r}")
@@ -178,16 +186,36 @@ def link_probabilities(scores: Float32, *, link: Link, temperature: float) -> Pr
     return np.asarray(odds / odds.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
+def answers(head: Head, features: Features) -> tuple[Probabilities, Float32]:
+    """`apply` and `novelty_scores` of the same rows; the class scores are worked out once."""
+    scores = logits(head, features)
+    probabilities = link_probabilities(scores, link=head.link, temperature=head.temperature)
+    return probabilities, _novelty_of(head, features, scores)
+
+
+def novelty_scores(head: Head, features: Features) -> Float32:
+    """Novelty of each row in [0, 1]: 0.95 is farther than 95 % of held-out images. Zeros without a block."""
+    return _novelty_of(head, features, logits(head, features))
+
+
+def farness(novelty: Novelty, features: Features, scores: Float32) -> Float32:
+    """How far each row is, before it becomes a rank: (n_images,) float32. scores: the head's logits."""
+    distance = centroid_distance(novelty, features)
+    if not novelty.doubt_weight:
+        return distance
+    doubt = np.maximum(np.float32(novelty.sure_at) - scores.max(axis=1), 0)
+    return np.asarray(distance + np.float32(novelty.doubt_weight) * doubt, dtype=np.float32)
+
+
 def centroid_distance(novelty: Novelty, features: Features) -> Float32:
-    """Cosine distance of each standardised row to its nearest centroid: (n_images,) float32 in [0, 2]."""
+    """Cosine distance of each row to its nearest centroid: (n_images,) float32 in [0, 2]."""
     z = (features - novelty.mean) / novelty.scale
     z /= np.maximum(np.linalg.norm(z, axis=1, keepdims=True), np.float32(1e-12))
     return np.asarray(1 - (z @ novelty.centroids.T).max(axis=1), dtype=np.float32)
 
 
-def novelty_scores(head: Head, features: Features) -> Float32:
-    """Novelty of each row in [0, 1]: 0.95 is farther than 95 % of held-out images. Zeros without a block."""
+def _novelty_of(head: Head, features: Features, scores: Float32) -> Float32:
     if head.novelty is None:
         return np.zeros(len(features), dtype=np.float32)
-    distance = centroid_distance(head.novelty, features)
-    return np.interp(distance, head.novelty.distances, head.novelty.ranks).astype(np.float32)
+    far = farness(head.novelty, features, scores)
+    return np.interp(far, head.novelty.distances, head.novelty.ranks).astype(np.float32)

@@ -24,7 +24,7 @@ from tlserve.core.events import (
     SnapshotTaken,
     TrainerReady,
     Tuned,
-    TuneProgress,
+    TuneProgressed,
 )
 from tlserve.core.jobs import (
     Cancel,
@@ -69,7 +69,7 @@ __all__ = [
     "SnapshotTaken",
     "TrainerReady",
     "TuneJob",
-    "TuneProgress",
+    "TuneProgressed",
     "Tuned",
     "decode",
     "encode",
@@ -91,7 +91,7 @@ Message = (
     | SnapshotTaken
     | ImagesPassed
     | PassDone
-    | TuneProgress
+    | TuneProgressed
     | Tuned
     | ReportWritten
     | Compared
@@ -117,7 +117,7 @@ Event = (
     | SnapshotTaken
     | ImagesPassed
     | PassDone
-    | TuneProgress
+    | TuneProgressed
     | Tuned
     | ReportWritten
     | Compared

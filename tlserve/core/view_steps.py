@@ -91,11 +91,13 @@ class Step:
 
 
 def drawn(operations: Sequence[Operation], text: str, index: int) -> tuple[Step, ...]:
-    """What view `index` (1, 2 ...) gets, in the order to apply it; text: names image and policy.
+    """What view `index` gets, in the order to apply it; text: names image and policy. View 0 gets nothing.
 
     Where there is a flip, view 1 is the mirror image and nothing else, the best single view there is, and
     of the later ones every other is flipped. A view that chance would leave as it is gets everything.
     """
+    if index == 0:
+        return ()
     if index == 1 and any(op.name == "flip" for op in operations):
         return (Step("flip"),)
     draws = _Draws(f"{text}+{index}")
@@ -125,6 +127,7 @@ class _Draws:
 
 def _amounts(op: Operation, draws: _Draws) -> tuple[float, ...]:
     most = op.strength
+    found: tuple[float, ...] = ()
     match op.name:
         case "crop":
             found = (draws.between(most, 1), draws.chance(), draws.chance())
@@ -143,6 +146,4 @@ def _amounts(op: Operation, draws: _Draws) -> tuple[float, ...]:
         case "erase":
             ratio = math.exp(draws.either_way(math.log(2))[0])
             found = (draws.between(most / 2, most), ratio, draws.chance(), draws.chance())
-        case _:
-            found = ()
     return found

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tlserve.core.augmentation import image_of
 from tlserve.features.index import Index, SegmentEntry
 from tlserve.features.rows import bytes_held, crc32s, write_rows
 from tlserve.features.segments import SegmentFolder
@@ -28,9 +29,10 @@ class CompactionReport:
 def compact(
     files: SegmentFolder, index: Index, keep: Collection[str], *, threshold: float, segment_bytes: int
 ) -> CompactionReport:
-    """Copy the rows of `keep` into new segments and remove the old ones, if that frees enough.
+    """Copy the rows of the images `keep` into new segments and remove the old ones, if that frees enough.
 
-    keep: a set. threshold: the share of all row bytes that must be freed for it to be worth while.
+    keep: a set of image digests; the rows of their augmented views stay too. threshold: the share of all
+    row bytes that must be freed for it to be worth while.
     A crash before the commit leaves new segments that nothing names, one after it old ones: opening
     removes either.
     """
@@ -54,7 +56,7 @@ def compact(
 
 
 def _n_kept(index: Index, entry: SegmentEntry, keep: Collection[str]) -> int:
-    return sum(key in keep for key, _, _ in index.of_segment(entry.number))
+    return sum(image_of(key) in keep for key, _, _ in index.of_segment(entry.number))
 
 
 def _move(
@@ -66,9 +68,9 @@ def _move(
     segment_bytes: int,
     after: int,
 ) -> None:
-    """Copy the rows of `keep` out of one segment; rows that fail their checksum are left behind."""
+    """Copy the rows of images in `keep` out of one segment; what fails its checksum is left behind."""
     stored = files[entry.number].mapped(entry.n_rows)
-    wanted = [row for row in index.of_segment(entry.number) if row[0] in keep]
+    wanted = [row for row in index.of_segment(entry.number) if image_of(row[0]) in keep]
     index.drop_rows_from(entry.number, 0)
     for start in range(0, len(wanted), _BLOCK_ROWS):
         block = wanted[start : start + _BLOCK_ROWS]

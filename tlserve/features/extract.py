@@ -1,7 +1,8 @@
 """Images through the backbone into the store: decoding and inference overlap, every core stays busy.
 
 Each worker takes a handful of images all the way from file to rows. As many of them run the backbone at
-once as the session's threads leave cores for (one on a GPU), while the others decode.
+once as the session's threads leave cores for (one on a GPU), while the others decode. Augmented views go the
+same way: all the missing ones of an image together, so that it is read and decoded once for them.
 """
 
 from __future__ import annotations
@@ -18,38 +19,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from tlserve.core.augmentation import Augmentation, image_of, view_key
 from tlserve.core.errors import BadImage, NonFiniteRow
 from tlserve.core.types import Rows
+from tlserve.features.progress import ExtractionProgress, Pace
 from tlserve.features.store import FeatureStore
-from tlserve.images import DEFAULT_MAX_PIXELS, ImageDecoder
+from tlserve.images import DEFAULT_MAX_PIXELS, ImageDecoder, Picture, ViewMaker
 from tlserve.runtime import BackboneSession, usable_cores
 
 CPU_BATCH_SIZE, CUDA_BATCH_SIZE = 8, 64
 """A core is as fast with 8 images as with 32, and tells of progress or stops four times sooner."""
 
 _NOT_FINITE = "the backbone gives a number that is not finite for it"
-_SPEED_OVER_SECONDS = 10.0
-"""The rate that is reported is the mean over this long, so that it follows the work at hand."""
 
 Job = tuple[str, Path]
 """(sha256 of the bytes, a file that holds them)"""
 
 
 @dataclass(frozen=True, slots=True)
-class ExtractionProgress:
-    done: int
-    """Images dealt with, bad ones included."""
-    total: int
-    images_per_second: float
-    seconds_left: float
-
-
-@dataclass(frozen=True, slots=True)
 class ExtractionResult:
     n_passed: int
-    """Images that went through the backbone and are stored now."""
+    """Images, or views, that went through the backbone and are stored now."""
     bad: dict[str, str] = field(default_factory=dict)
     """Reasons by digest: no image, or no longer the bytes that were asked for."""
     seconds: float = 0.0
@@ -57,12 +48,25 @@ class ExtractionResult:
 
 
 @dataclass(frozen=True, slots=True)
+class _Work:
+    """What one extraction is to do. Images are known by their digests."""
+
+    images: Sequence[Job]
+    keys_of: Callable[[str], Sequence[str]]
+    """The keys of the rows wanted of an image, at least one."""
+    pictures_of: Callable[[str, bytes], Sequence[Picture]]
+    """What each of those rows is made of, from the bytes of the file. Raises BadImage."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Chunk:
     """What became of a handful of images."""
 
-    digests: list[str]
+    keys: list[str]
     rows: Rows
     bad: dict[str, str]
+    n_done: int
+    """Rows that were wanted of them."""
 
 
 class Extractor:
@@ -83,7 +87,7 @@ class Extractor:
         """
         self._session = session
         self._store = store
-        self._decoder = ImageDecoder(session.spec.image, max_pixels)
+        self._max_pixels = max_pixels
         self._batch_size = batch_size or (CUDA_BATCH_SIZE if session.device.is_cuda else CPU_BATCH_SIZE)
         cores = usable_cores()
         runs_at_once = 1 if session.device.is_cuda else max(1, cores // session.threads)
@@ -103,18 +107,55 @@ class Extractor:
         Raises NonFiniteRow when the backbone gives not one finite row, StoreUnavailable when the disk
         refuses rows.
         """
+        decoder = ImageDecoder(self._session.spec.image, self._max_pixels)
+        work = _Work(images, lambda digest: (digest,), lambda _, data: (decoder.decode(data),))
+        return self._extract(work, on_progress, cancelled)
+
+    def extract_views(
+        self,
+        images: Sequence[Job],
+        augmentation: Augmentation,
+        n_views: int,
+        on_progress: Callable[[ExtractionProgress], None] | None = None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> ExtractionResult:
+        """As `extract`, for those views 1 to `n_views` of the images that the store does not have yet.
+
+        Their rows are kept under `view_key`, for the numbers that `Augmentation.indices` gives. Progress
+        and `n_passed` count views, `bad` names images.
+        """
+        indices = augmentation.indices(n_views)
+        numbers = {view_key(digest, augmentation, index): index for digest, _ in images for index in indices}
+        wanted: dict[str, list[str]] = {}
+        for key in self._store.missing(numbers):
+            wanted.setdefault(image_of(key), []).append(key)
+        files = {digest: file for digest, file in images if digest in wanted}
+        maker = ViewMaker(self._session.spec.image, augmentation, self._max_pixels)
+
+        def views(digest: str, data: bytes) -> Sequence[Picture]:
+            return maker.views(data, digest, [numbers[key] for key in wanted[digest]])
+
+        return self._extract(_Work(list(files.items()), wanted.__getitem__, views), on_progress, cancelled)
+
+    def _extract(
+        self,
+        work: _Work,
+        on_progress: Callable[[ExtractionProgress], None] | None,
+        cancelled: Callable[[], bool],
+    ) -> ExtractionResult:
         started = time.perf_counter()
-        pace = _Pace(len(images), started)
+        pace = Pace(sum(len(work.keys_of(digest)) for digest, _ in work.images), started)
         bad: dict[str, str] = {}
-        n_passed = 0
+        n_passed = n_done = 0
         stopped = False
-        with contextlib.closing(self._chunks(images)) as chunks:
+        with contextlib.closing(self._chunks(work)) as chunks:
             for chunk in chunks:
-                self._store.append(chunk.digests, chunk.rows)
-                n_passed += len(chunk.digests)
+                self._store.append(chunk.keys, chunk.rows)
+                n_passed += len(chunk.keys)
+                n_done += chunk.n_done
                 bad |= chunk.bad
                 if on_progress is not None:
-                    on_progress(pace.after(n_passed + len(bad), time.perf_counter()))
+                    on_progress(pace.after(n_done, time.perf_counter()))
                 stopped = cancelled()
                 if stopped:
                     break
@@ -124,60 +165,54 @@ class Extractor:
             )
         return ExtractionResult(n_passed, bad, time.perf_counter() - started, stopped)
 
-    def _chunks(self, images: Sequence[Job]) -> Generator[_Chunk, None, None]:
+    def _chunks(self, work: _Work) -> Generator[_Chunk, None, None]:
         """Finished chunks in order; at most two per worker are under way or waiting to be stored."""
-        size = max(1, min(self._batch_size, -(-len(images) // self._workers)))
-        jobs = (images[start : start + size] for start in range(0, len(images), size))
+        images = work.images
+        most_rows = max((len(work.keys_of(digest)) for digest, _ in images), default=1)
+        size = max(1, min(self._batch_size // most_rows, -(-len(images) // self._workers)))
+        parts = (images[start : start + size] for start in range(0, len(images), size))
         with ThreadPoolExecutor(self._workers, thread_name_prefix="extract") as threads:
             under_way: deque[Future[_Chunk]] = deque(
-                threads.submit(self._process, part) for part in itertools.islice(jobs, 2 * self._workers)
+                threads.submit(self._process, work, part)
+                for part in itertools.islice(parts, 2 * self._workers)
             )
             try:
                 while under_way:
                     chunk = under_way.popleft().result()
                     under_way.extend(
-                        threads.submit(self._process, part) for part in itertools.islice(jobs, 1)
+                        threads.submit(self._process, work, part) for part in itertools.islice(parts, 1)
                     )
                     yield chunk
             finally:
                 threads.shutdown(wait=True, cancel_futures=True)
 
-    def _process(self, jobs: Sequence[Job]) -> _Chunk:
+    def _process(self, work: _Work, images: Sequence[Job]) -> _Chunk:
         """From files to rows, in a worker thread."""
         bad: dict[str, str] = {}
-        digests: list[str] = []
-        pictures: list[npt.NDArray[np.uint8]] = []
-        for digest, file in jobs:
+        keys: list[str] = []
+        pictures: list[Picture] = []
+        n_done = 0
+        for digest, file in images:
+            n_done += len(work.keys_of(digest))
             try:
-                pictures.append(self._decoder.decode(_read(file, digest)))
-                digests.append(digest)
+                pictures += work.pictures_of(digest, _read(file, digest))
+                keys += work.keys_of(digest)
             except BadImage as exc:
                 bad[digest] = str(exc)
-        if not pictures:
-            return _Chunk([], np.empty((0, self._session.spec.row_width), np.float32), bad)
-        pixels = np.stack(pictures)
-        with self._may_run:
-            rows = self._session.rows(pixels)
+        rows = self._rows(pictures)
         finite = np.flatnonzero(np.isfinite(rows).all(axis=1)).tolist()
-        kept = [digests[place] for place in finite]
-        bad |= dict.fromkeys(set(digests).difference(kept), _NOT_FINITE)
-        return _Chunk(kept, rows[finite], bad)
+        kept = [keys[place] for place in finite]
+        bad |= dict.fromkeys(map(image_of, set(keys).difference(kept)), _NOT_FINITE)
+        return _Chunk(kept, rows[finite], bad, n_done)
 
-
-class _Pace:
-    """Turns a count of finished images into a speed and a remaining time."""
-
-    def __init__(self, total: int, started: float) -> None:
-        self._total = total
-        self._marks: deque[tuple[float, int]] = deque([(started, 0)])
-
-    def after(self, done: int, now: float) -> ExtractionProgress:
-        self._marks.append((now, done))
-        while len(self._marks) > 2 and now - self._marks[1][0] > _SPEED_OVER_SECONDS:
-            self._marks.popleft()
-        then, before = self._marks[0]
-        speed = (done - before) / max(now - then, 1e-9)
-        return ExtractionProgress(done, self._total, speed, (self._total - done) / max(speed, 1e-9))
+    def _rows(self, pictures: Sequence[Picture]) -> Rows:
+        """(len(pictures), row_width) float32, a batch at a time: an image may have many views."""
+        rows = np.empty((len(pictures), self._session.spec.row_width), np.float32)
+        for start in range(0, len(pictures), self._batch_size):
+            pixels = np.stack(pictures[start : start + self._batch_size])
+            with self._may_run:
+                rows[start : start + len(pixels)] = self._session.rows(pixels)
+        return rows
 
 
 def _read(file: Path, digest: str) -> bytes:

@@ -128,9 +128,10 @@ class FeatureStore:
             return self._index.drop(digests)
 
     def compact(self, referenced: Collection[str], *, threshold: float = 0.5) -> CompactionReport:
-        """Drop every row but those of `referenced`, if that frees more than `threshold` of the bytes.
+        """Drop the rows of all images but `referenced`, if that frees more than `threshold` of the bytes.
 
-        The rows that stay are copied into new segments, so it needs room for them.
+        The rows of augmented views stay or go with their image. Those that stay are copied into new
+        segments, so it needs room for them.
         Raises StoreUnavailable when the disk refuses, with the store as it was.
         """
         keep = frozenset(referenced)

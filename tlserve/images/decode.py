@@ -6,12 +6,14 @@ while it decodes and resizes.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from PIL.Image import Resampling
+from PIL.Image import Resampling, Transpose
 
 from tlserve.core.errors import BadInput
 from tlserve.core.types import Pixels
@@ -22,6 +24,7 @@ from tlserve.plugin_api import ImageSpec
 Picture = npt.NDArray[np.uint8]
 """(height, width, 3) uint8 RGB."""
 Box = tuple[float, float, float, float]
+"""(left, top, right, bottom) in pixels, exact to a fraction."""
 
 DRAFT_MARGIN = 2
 """A big JPEG is decoded at a half, quarter or eighth only while it stays this many times larger than
@@ -54,16 +57,29 @@ class ImageDecoder:
 
         Raises BadImage with the reason.
         """
+        with self.opened(data) as (image, turn):
+            return self.finished(image, turn)
+
+    @contextlib.contextmanager
+    def opened(self, data: bytes | memoryview) -> Iterator[tuple[Image.Image, Transpose | None]]:
+        """The picture in an encoded file, decoded as large as it is needed, and what turns it upright.
+
+        Raises BadImage with the reason, also in place of any error inside the `with` block.
+        """
         with opened(data, self.max_pixels) as image:
             turn = upright(image)
-            height, width = self.spec.height, self.spec.width
-            if turns_sideways(turn):
-                height, width = width, height
             if image.format in DRAFTED:
                 side = DRAFT_MARGIN * self._needed_side()
                 image.draft(None, (side, side))
-            small = rgb(self._resized(resizable(image), height, width))
-            return np.asarray(small if turn is None else small.transpose(turn))
+            yield resizable(image), turn
+
+    def finished(self, image: Image.Image, turn: Transpose | None) -> Picture:
+        """What `opened` gave as the spec asks, upright."""
+        height, width = self.spec.height, self.spec.width
+        if turns_sideways(turn):
+            height, width = width, height
+        small = rgb(self._resized(image, height, width))
+        return np.asarray(small if turn is None else small.transpose(turn))
 
     def fit(self, pixels: Pixels) -> Pixels:
         """Pictures of one size, (n, h, w, 3) uint8 RGB, to the spec's size, as files would be.
@@ -90,14 +106,13 @@ class ImageDecoder:
     def _resized(self, image: Image.Image, height: int, width: int) -> Image.Image:
         if image.size == (width, height):
             return image
-        return image.resize(
-            (width, height),
-            _FILTERS[self.spec.interpolation],
-            box=self._box(image.width, image.height, height, width),
-            reducing_gap=REDUCING_GAP,
-        )
+        return self.resized_part(image, (width, height), self.kept(image.width, image.height, height, width))
 
-    def _box(self, image_width: int, image_height: int, height: int, width: int) -> Box:
+    def resized_part(self, image: Image.Image, size: tuple[int, int], box: Box) -> Image.Image:
+        """A part of a picture at (width, height) pixels, with the spec's interpolation."""
+        return image.resize(size, _FILTERS[self.spec.interpolation], box=box, reducing_gap=REDUCING_GAP)
+
+    def kept(self, image_width: int, image_height: int, height: int, width: int) -> Box:
         """The part of the image that the crop keeps: resize and crop are one step, exact to a fraction."""
         short = self.spec.resize_short_side
         if short is None:

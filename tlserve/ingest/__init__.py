@@ -5,6 +5,7 @@ The daemon runs the `FolderWatcher`, which says when a model may have changed; t
 """
 
 from tlserve.ingest.catalog import Catalog, Change, KnownFile, UnfinishedJob
+from tlserve.ingest.duplicates import duplicates, group_numbers
 from tlserve.ingest.events import WatchStatus
 from tlserve.ingest.reconcile import ReconcileCancelled, ScanRules, reconcile
 from tlserve.ingest.settle import SettleTimer
@@ -21,6 +22,8 @@ __all__ = [
     "SettleTimer",
     "UnfinishedJob",
     "WatchStatus",
+    "duplicates",
+    "group_numbers",
     "model_folders",
     "reconcile",
 ]

@@ -166,6 +166,22 @@ class Catalog:
             )
             return {group: _SPLITS[side] for group, side in rows}
 
+    def group_of_each(self, model: str) -> dict[str, str]:
+        """The group of near duplicates of every image that ever got a side, by digest."""
+        with self._translated():
+            return dict(self._db.execute('SELECT digest, "group" FROM sides WHERE model = ?', (model,)))
+
+    def copies(self, model: str) -> dict[str, list[str]]:
+        """The images of which there are several files: digest -> paths, in order."""
+        images = "FROM images WHERE model = ? AND verdict = ?"
+        several = f"SELECT digest {images} GROUP BY digest HAVING count(*) > 1"
+        query = f"SELECT digest, path {images} AND digest IN ({several}) ORDER BY path"
+        found: dict[str, list[str]] = {}
+        with self._translated():
+            for digest, path in self._db.execute(query, (model, OK, model, OK)):
+                found.setdefault(digest, []).append(path)
+        return found
+
     # -- snapshots --------------------------------------------------------------------------------
 
     def commit(self, snapshot: Snapshot, change: Change) -> None:

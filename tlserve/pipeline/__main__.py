@@ -1,4 +1,4 @@
-"""Starts the trainer process."""
+"""Starts the trainer process, or a tuner."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tlserve.pipeline.channel import Channel
 from tlserve.pipeline.trainer import Trainer, TrainerOptions
+from tlserve.pipeline.tuner import Tuner
 
 
 def main() -> None:
@@ -21,6 +22,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--plugin-folder", type=Path, action="append", default=[])
     parser.add_argument("--niceness", type=int, default=0, help="added to the process's niceness")
+    parser.add_argument("--role", choices=("trainer", "tuner"), default="trainer")
     given = parser.parse_args()
 
     # The daemon owns the clock and the prefix of log lines.
@@ -34,7 +36,10 @@ def main() -> None:
         plugin_folders=tuple(given.plugin_folder),
     )
     channel.listen()
-    Trainer(options, channel).run()
+    if given.role == "tuner":
+        Tuner(options, channel).run()
+    else:
+        Trainer(options, channel).run()
 
 
 if __name__ == "__main__":

@@ -37,6 +37,10 @@ class Channel:
         """Read on a thread. When the other end closes, the daemon is gone or wants us gone: exit at once."""
         threading.Thread(target=self._read, name="jobs", daemon=True).start()
 
+    def has_job(self) -> bool:
+        """Whether `next_job` would return at once."""
+        return not self._jobs.empty()
+
     def next_job(self) -> Job:
         """Wait for a job."""
         job = self._jobs.get()

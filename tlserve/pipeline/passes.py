@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,88 +16,93 @@ from tlserve.core.errors import MassDisappearance, TooFewClasses
 from tlserve.core.head import Head, apply
 from tlserve.core.judge import Answers, Decision, judge
 from tlserve.core.lifecycle import Phase, Promotion
-from tlserve.core.messages import (
-    Event,
-    ImagesPassed,
-    PassDone,
-    PassJob,
-    ProblemNote,
-    Progress,
-    Recipe,
-    SnapshotTaken,
-)
+from tlserve.core.messages import PassDone, PassJob, ProblemNote, SnapshotTaken
+from tlserve.core.plan import Depth, Plan
+from tlserve.core.quadrant import TUNING
 from tlserve.core.types import LabelledImage, Snapshot, Split
-from tlserve.features import ExtractionProgress
-from tlserve.ingest import ReconcileCancelled, ScanRules, reconcile
+from tlserve.ingest import ReconcileCancelled, ScanRules, group_numbers, reconcile
+from tlserve.pipeline.filling import Filler
+from tlserve.pipeline.learning import Learned, Learner, default_plan
+from tlserve.pipeline.ordering import forget_tuning, order_tuning, read_order, read_result
+from tlserve.pipeline.reporting import PROBLEMS_TOLD, Findings, first_report, report_later
+from tlserve.pipeline.studies import Study, is_due, read_study, wish_digest, write_study
+from tlserve.pipeline.telling import Cancelled, Emit, Teller
 from tlserve.pipeline.workshop import Bench, Workshop
-from tlserve.plugin_api import LAST_TAP
+from tlserve.pipeline.worth import check_trainable, fits_wish, relevant, same_work, waits
 from tlserve.release import Draft, LiveState, Manifest, Version
-from tlserve.training import TrainedHead, TrainingCancelled, train_softmax
-
-PROBLEMS_TOLD = 200
-PROGRESS_EVERY_SECONDS = 0.2
-TAPS = (LAST_TAP,)
-
-Emit = Callable[[Event], None]
+from tlserve.training import TrainingCancelled
 
 
 def run_pass(job: PassJob, shop: Workshop, emit: Emit, cancelled: Callable[[], bool]) -> PassDone:
     """Do the pass that `job` asks for. Raises TlserveError for what only the operator can mend."""
-    one = _Pass(job, shop, emit, cancelled)
+    one = _Pass(job, shop, Teller(job.job_id, job.model, emit, cancelled))
     try:
         return one.run()
     except TooFewClasses as exc:
         return one.done("waiting", str(exc))
     except MassDisappearance as exc:
         return one.done("disappeared", str(exc))
-    except (_Cancelled, ReconcileCancelled, TrainingCancelled):
+    except (Cancelled, ReconcileCancelled, TrainingCancelled):
         return one.done("cancelled", "stopped on request")
 
 
-class _Cancelled(Exception):
-    """The daemon asked for the end of this pass."""
-
-
 class _Pass:
-    def __init__(self, job: PassJob, shop: Workshop, emit: Emit, cancelled: Callable[[], bool]) -> None:
-        self._job, self._shop, self._emit, self._cancelled = job, shop, emit, cancelled
-        self._timeline: dict[str, float] = {}
-        self._phase: Phase | None = None
-        self._phase_began = self._told_at = 0.0
+    def __init__(self, job: PassJob, shop: Workshop, teller: Teller) -> None:
+        self._job, self._shop, self._teller = job, shop, teller
+        self._filler = Filler(Path(job.folder), job.recipe.max_pixels, teller)
+        self._tune = False
 
     def run(self) -> PassDone:
         job = self._job
-        self._enter(Phase.SCANNING)
+        self._teller.enter(Phase.SCANNING)
         snapshot = self._reconcile()
         state = self._shop.versions.live(job.model)
         if job.recipe.promotion is Promotion.FROZEN and not job.force:
             return self.done("unchanged", f"frozen; thaw with: tlserve promotion {job.model} auto")
         check_trainable(snapshot)
 
-        bench = self._bench()
+        live = self._shop.versions.load(job.model, state.live) if state.live is not None else None
+        if job.tuned is not None and not self._is_still_wanted(job.tuned):
+            forget_tuning(self._shop.layout, job.model)
+            words = "the settings changed since the backbone was fine-tuned, so that is not used"
+            return self.done("unchanged", words)
+        bench = self._bench(live)
         snapshot = self._extract(bench, snapshot)
         check_trainable(snapshot)
-        newest = self._newest()
-        if newest is not None and not job.force and same_work(newest, snapshot, bench, job.recipe):
-            ended = self._already_done(newest, state)
+        study = self._study_wanted(snapshot)
+        if job.depth is not Depth.FULL and job.tuned is None and not job.force:
+            ended = self._nothing_to_do(snapshot, bench, state)
             if ended is not None:
-                return ended
+                return self.done(study=study, **ended)
 
-        self._enter(Phase.TRAINING)
-        live = self._shop.versions.load(job.model, state.live) if state.live is not None else None
-        trained = self._train(bench, snapshot, live)
+        learned = self._learn(bench, snapshot, live)
+        if job.depth is Depth.FULL:
+            study = False
+            self._remember_study(bench, snapshot, learned)
+            if live is not None and not job.force and self._is_best_already(live, snapshot, bench, learned):
+                return self.done("unchanged", f"studied: nothing better than version {live.number} was found")
 
-        self._enter(Phase.JUDGING)
-        decision = self._judge(bench, snapshot, trained.head, live)
+        self._teller.enter(Phase.JUDGING)
+        decision = self._judge(bench, snapshot, learned.trained.head, live)
 
-        self._enter(Phase.PUBLISHING)
-        manifest = self._publish(bench, snapshot, trained, decision, state)
-        return self._published(manifest, state)
+        self._teller.enter(Phase.PUBLISHING)
+        manifest = self._publish(bench, snapshot, learned, decision, state)
+        if job.tuned is not None:
+            forget_tuning(self._shop.layout, job.model)
+        return self.done(study=study, **self._published(manifest, state))
 
     def done(self, outcome: str, reason: str, **more: Any) -> PassDone:
         """The end of this pass, with the seconds that each phase took."""
-        self._enter(None)
-        return PassDone(self._job.job_id, self._job.model, outcome, reason, timeline=self._timeline, **more)
+        self._teller.enter(None)
+        return PassDone(
+            self._job.job_id,
+            self._job.model,
+            outcome,
+            reason,
+            timeline=self._teller.timeline,
+            tune=self._tune,
+            **more,
+        )
 
     # -- the steps
 
@@ -111,12 +114,12 @@ class _Pass:
             Path(job.folder),
             ScanRules(follow_symlinks=job.recipe.follow_symlinks, max_pixels=job.recipe.max_pixels),
             accept_deletions=job.accept_deletions,
-            on_progress=self._tell,
-            cancelled=self._cancelled,
+            on_progress=self._teller.tell,
+            cancelled=self._teller.cancelled,
         )
-        self._check_cancelled()
+        self._teller.check_cancelled()
         problems = snapshot.problems[:PROBLEMS_TOLD]
-        self._emit(
+        self._teller.emit(
             SnapshotTaken(
                 job.job_id,
                 job.model,
@@ -131,64 +134,79 @@ class _Pass:
         )
         return snapshot
 
-    def _bench(self) -> Bench:
-        """The backbone at work; making its build the first time may take a while."""
+    def _bench(self, live: Version | None) -> Bench:
+        """The backbone at work; making its build the first time may take a while.
+
+        Where the live version's backbone was fine-tuned from the one that the settings name, that one is
+        at work, unless the settings rule fine-tuning out.
+        """
         job = self._job
         if job.force or not self._shop.has_build(job.recipe.backbone):
-            self._enter(Phase.EXTRACTING, f"preparing the backbone {job.recipe.backbone}")
-        return self._shop.bench(self._shop.build(job.recipe.backbone, fresh=job.force).name)
+            self._teller.enter(Phase.EXTRACTING, f"preparing the backbone {job.recipe.backbone}")
+        base = self._shop.build(job.recipe.backbone, fresh=job.force).name
+        if job.tuned is not None:
+            return self._shop.bench(job.tuned)
+        if live is not None and live.manifest.tuned_from == base and fits_wish(live, job.recipe):
+            return self._shop.bench(live.manifest.build)
+        return self._shop.bench(base)
+
+    def _base(self) -> str:
+        """Digest of the build of the backbone that the settings name."""
+        return self._shop.build(self._job.recipe.backbone).name
 
     def _extract(self, bench: Bench, snapshot: Snapshot) -> Snapshot:
         """Fill the cache for the snapshot; returns it without the images that gave no row."""
         if bench.store.missing([image.digest for image in snapshot.images]):
-            self._enter(Phase.EXTRACTING)
-        bad = self._fill(bench, snapshot.images)
+            self._teller.enter(Phase.EXTRACTING)
+        bad = self._filler.images(bench, snapshot.images)
         if not bad:
             return snapshot
         kept = tuple(image for image in snapshot.images if image.digest not in bad)
         partial = hashlib.sha256("\n".join([snapshot.snapshot_id, *sorted(bad)]).encode()).hexdigest()
         return Snapshot(snapshot.model, partial, kept, snapshot.problems)
 
-    def _fill(self, bench: Bench, images: tuple[LabelledImage, ...]) -> dict[str, str]:
-        """Pass the images without a row through the backbone; returns {digest: why it gave none}."""
-        missing = set(bench.store.missing([image.digest for image in images]))
-        if not missing:
-            return {}
-        folder = Path(self._job.folder)
-        files = {image.digest: folder / image.path for image in images if image.digest in missing}
-        extractor = bench.extractor(self._job.recipe.max_pixels)
-
-        def report(progress: ExtractionProgress) -> None:
-            self._tell(progress.done, progress.total, progress.images_per_second, progress.seconds_left)
-
-        result = extractor.extract(list(files.items()), on_progress=report, cancelled=self._cancelled)
-        self._emit(
-            ImagesPassed(
-                self._job.job_id, self._job.model, bench.spec.name, result.n_passed, n_bad=len(result.bad)
-            )
+    def _learn(self, bench: Bench, snapshot: Snapshot, live: Version | None) -> Learned:
+        job = self._job
+        on_this_build = live is not None and live.manifest.build == bench.spec.digest
+        learner = Learner(
+            bench,
+            snapshot,
+            job.recipe,
+            self._filler,
+            self._teller,
+            groups=self._groups(snapshot),
+            warm=live.head if live is not None and on_this_build else None,
         )
-        bench.keep_speed(result)
-        self._check_cancelled()
-        return dict(result.bad)
+        if job.depth is Depth.QUICK:
+            plan = live.manifest.plan if live is not None and on_this_build else None
+            if plan is None or live is None or not fits_wish(live, job.recipe):
+                plan = default_plan(job.recipe)
+            return learner.quick(plan)
+        return learner.study(job.depth, self._shop, tuned=self._tuned_plan(bench, live))
 
-    def _train(self, bench: Bench, snapshot: Snapshot, live: Version | None) -> TrainedHead:
-        columns = bench.spec.columns(TAPS)
-        train, held_out = snapshot.on(Split.TRAIN), snapshot.on(Split.HELD_OUT)
-        warm = live.head if live is not None and live.manifest.build == bench.spec.digest else None
-        trained = train_softmax(
-            bench.store.read([image.digest for image in train], columns),
-            [image.label for image in train],
-            TAPS,
-            seed=self._job.recipe.seed,
-            warm=warm,
-            held_out_rows_for_novelty=(
-                bench.store.read([image.digest for image in held_out], columns) if held_out else None
-            ),
-            on_progress=self._tell,
-            cancelled=self._cancelled,
-        )
-        self._check_cancelled()
-        return trained
+    def _findings(self, bench: Bench, snapshot: Snapshot, learned: Learned) -> Findings:
+        return Findings(Path(self._job.folder), bench, snapshot, learned, self._groups(snapshot))
+
+    def _groups(self, snapshot: Snapshot) -> tuple[int, ...]:
+        """A number for each training image, the same for near duplicates."""
+        return tuple(group_numbers(self._shop.catalog, self._job.model, snapshot.on(Split.TRAIN)))
+
+    def _is_still_wanted(self, tuned: str) -> bool:
+        """Whether a fine-tuned build is the one that was ordered, of the backbone that the settings name."""
+        order = read_order(self._shop.layout, self._job.model)
+        result = read_result(self._shop.layout, self._job.model)
+        if order is None or result is None or result.build != tuned:
+            return False
+        return order.parent == self._base() and self._job.recipe.wish.strategy in ("auto", order.strategy)
+
+    def _tuned_plan(self, bench: Bench, live: Version | None) -> Plan | None:
+        """What the build at work was fine-tuned for; None for a build as its plugin made it."""
+        if self._job.tuned is not None:
+            order = read_order(self._shop.layout, self._job.model)
+            return order.plan if order is not None else None
+        if live is not None and live.manifest.build == bench.spec.digest and live.manifest.tuned_from:
+            return live.manifest.plan
+        return None
 
     def _judge(self, bench: Bench, snapshot: Snapshot, head: Head, live: Version | None) -> Decision:
         held_out = snapshot.on(Split.HELD_OUT)
@@ -199,7 +217,7 @@ class _Pass:
             theirs_bench = self._shop.bench(live.manifest.build)
             if theirs_bench is not bench:
                 # Another backbone: its held-out rows may not be in its cache yet.
-                self._fill(theirs_bench, held_out)
+                self._filler.images(theirs_bench, held_out)
             theirs = self._answers(theirs_bench, live.head, held_out)
         return judge(truth, mine, theirs, self._job.recipe.policy)
 
@@ -208,9 +226,10 @@ class _Pass:
         return Answers(head.labels, apply(head, rows))
 
     def _publish(
-        self, bench: Bench, snapshot: Snapshot, trained: TrainedHead, decision: Decision, state: LiveState
+        self, bench: Bench, snapshot: Snapshot, learned: Learned, decision: Decision, state: LiveState
     ) -> Manifest:
         job = self._job
+        base = self._base()
         draft = Draft(
             job_id=job.job_id,
             created=time.time(),
@@ -224,125 +243,101 @@ class _Pass:
             accuracy=decision.accuracy,
             accuracy_low=decision.accuracy_low,
             accuracy_high=decision.accuracy_high,
-            timeline=dict(self._timeline),
+            timeline=dict(self._teller.timeline),
             noticed_at=job.noticed_at,
             judged_against=state.live,
             recipe=relevant(job.recipe),
+            plan=learned.plan,
+            tuned_from=None if bench.spec.digest == base else base,
         )
-        report = {
-            "model": job.model,
-            "backbone": {"name": job.recipe.backbone, "build": bench.spec.digest},
-            "images": {
-                "counts": snapshot.counts,
-                "train": len(snapshot.on(Split.TRAIN)),
-                "held_out": len(snapshot.on(Split.HELD_OUT)),
-            },
-            "decision": asdict(decision),
-            "training": trained.report,
-            "problems": [asdict(problem) for problem in snapshot.problems[:PROBLEMS_TOLD]],
-            "n_problems": len(snapshot.problems),
-            "timeline": dict(self._timeline),
-        }
-        return self._shop.versions.publish(job.model, trained.head, draft, report)
+        findings = self._findings(bench, snapshot, learned)
+        result = read_result(self._shop.layout, job.model) if job.tuned is not None else None
+        report = first_report(job.model, draft, findings, decision, result)
+        manifest = self._shop.versions.publish(job.model, learned.trained.head, draft, report)
+        report_later(self._shop, manifest, findings)
+        return manifest
+
+    # -- studies
+
+    def _study_wanted(self, snapshot: Snapshot) -> bool:
+        """Whether a pass at full depth is worth its time after this one."""
+        job = self._job
+        if job.depth is not Depth.QUICK or not job.recipe.study:
+            return False
+        study = read_study(self._shop.layout.study(job.model))
+        return study is None or not study.covers(snapshot, self._base(), job.recipe)
+
+    def _remember_study(self, bench: Bench, snapshot: Snapshot, learned: Learned) -> None:
+        """Note the end of a search, and order the fine-tuning that it calls for."""
+        job, base = self._job, self._base()
+        path = self._shop.layout.study(job.model)
+        before = read_study(path)
+        tuned_at = before.n_images_at_tuning if before is not None and before.build == base else 0
+        strategy = learned.choice.strategy if learned.choice is not None else learned.plan.strategy
+        if strategy in TUNING and is_due(before, tuned_at, snapshot, job.recipe):
+            order_tuning(self._shop, job, snapshot, self._groups(snapshot), strategy)
+            self._tune, tuned_at = True, len(snapshot.images)
+        study = Study(
+            build=base,
+            wish=wish_digest(job.recipe),
+            n_images=len(snapshot.images),
+            classes=snapshot.classes,
+            found=learned.choice.reason if learned.choice is not None else "kept to the fine-tuned backbone",
+            n_images_at_tuning=tuned_at,
+        )
+        write_study(path, study)
+
+    def _is_best_already(self, live: Version, snapshot: Snapshot, bench: Bench, learned: Learned) -> bool:
+        """Whether the study ended with what is live; its report then tells of the study too."""
+        manifest = live.manifest
+        same = (manifest.plan, manifest.snapshot_id, manifest.build)
+        if same != (learned.plan, snapshot.snapshot_id, bench.spec.digest):
+            return False
+        report_later(self._shop, manifest, self._findings(bench, snapshot, learned))
+        return True
 
     # -- how it ends
 
-    def _newest(self) -> Manifest | None:
-        numbers = self._shop.versions.versions(self._job.model)
-        return self._shop.versions.manifest(self._job.model, numbers[-1]) if numbers else None
-
-    def _already_done(self, newest: Manifest, state: LiveState) -> PassDone | None:
-        """How to end when nothing changed since the newest version; None when it must be judged anew."""
+    def _nothing_to_do(self, snapshot: Snapshot, bench: Bench, state: LiveState) -> dict[str, Any] | None:
+        """How to end when nothing changed since the newest version; None when there is work to do."""
+        newest = self._newest(bench.spec.digest)
+        if newest is None or not same_work(newest, snapshot, bench, self._job.recipe):
+            return None
         if newest.version in state.promoted:
-            return self.done("unchanged", f"nothing changed since version {newest.version}")
+            return unchanged(f"nothing changed since version {newest.version}")
         if newest.verdict == "hold":
-            return self.done("unchanged", f"version {newest.version} was held: {newest.reason}")
+            return unchanged(f"version {newest.version} was held: {newest.reason}")
         if not self._goes_live_by_itself(state):
-            return self.done("unchanged", waits(newest))
+            return unchanged(waits(newest))
         if newest.judged_against != state.live:
             # It waited while another version went live; its verdict is about a version that is gone.
             return None
         # Published by a pass whose end the daemon never heard, or while promotion was manual.
         return self._published(newest, state)
 
-    def _published(self, manifest: Manifest, state: LiveState) -> PassDone:
+    def _newest(self, build: str) -> Manifest | None:
+        """The newest version on this build: a fine-tuned one that was held must not hide it."""
+        for number in reversed(self._shop.versions.versions(self._job.model)):
+            manifest = self._shop.versions.manifest(self._job.model, number)
+            if manifest.build == build:
+                return manifest
+        return None
+
+    def _published(self, manifest: Manifest, state: LiveState) -> dict[str, Any]:
         good = manifest.verdict == "promote"
         automatic = self._goes_live_by_itself(state)
-        return self.done(
-            "published",
-            waits(manifest) if good and not automatic else manifest.reason,
-            version=manifest.version,
-            promote=good and automatic,
-            judged_against=manifest.judged_against,
-        )
+        return {
+            "outcome": "published",
+            "reason": waits(manifest) if good and not automatic else manifest.reason,
+            "version": manifest.version,
+            "promote": good and automatic,
+            "judged_against": manifest.judged_against,
+        }
 
     def _goes_live_by_itself(self, state: LiveState) -> bool:
         """A first version always does: without one, nothing would answer."""
         return self._job.recipe.promotion is Promotion.AUTO or state.live is None
 
-    # -- clock and progress
 
-    def _enter(self, phase: Phase | None, note: str = "") -> None:
-        now = time.perf_counter()
-        if self._phase is not None:
-            spent = self._timeline.get(self._phase.value, 0.0) + now - self._phase_began
-            self._timeline[self._phase.value] = round(spent, 4)
-        entered, self._phase, self._phase_began = phase is not self._phase, phase, now
-        if phase is not None and (entered or note):
-            self._check_cancelled()
-            self._emit(Progress(self._job.job_id, self._job.model, phase, note=note))
-
-    def _is_time(self, last: bool) -> bool:
-        now = time.perf_counter()
-        if last or now - self._told_at >= PROGRESS_EVERY_SECONDS:
-            self._told_at = now
-            return True
-        return False
-
-    def _tell(
-        self, done: int, total: int, per_second: float | None = None, seconds_left: float | None = None
-    ) -> None:
-        if self._phase is not None and self._is_time(done == total):
-            self._emit(
-                Progress(
-                    self._job.job_id, self._job.model, self._phase, done, total, per_second, seconds_left
-                )
-            )
-
-    def _check_cancelled(self) -> None:
-        if self._cancelled():
-            raise _Cancelled
-
-
-def check_trainable(snapshot: Snapshot) -> None:
-    """Raises TooFewClasses when no classifier can be trained on the snapshot, with what it lacks."""
-    trained = Counter(image.label for image in snapshot.on(Split.TRAIN))
-    usable = [label for label, n_images in snapshot.counts.items() if n_images >= 2 and trained[label]]
-    if len(usable) >= 2:
-        return
-    hints = [
-        f"{p.where} ({p.reason})" for p in snapshot.problems if p.kind in ("small_class", "not_in_a_class")
-    ]
-    detail = "; ".join([*sorted(usable), *hints[:5]])
-    raise TooFewClasses(model=snapshot.model, found=len(usable), detail=detail)
-
-
-def same_work(newest: Manifest, snapshot: Snapshot, bench: Bench, recipe: Recipe) -> bool:
-    """Whether a pass would do, and decide, just what the newest version's pass did."""
-    settings = newest.recipe if newest.verdict == "hold" else {"seed": newest.recipe.get("seed")}
-    return (
-        newest.snapshot_id == snapshot.snapshot_id
-        and newest.build == bench.spec.digest
-        and all(relevant(recipe)[name] == value for name, value in settings.items())
-    )
-
-
-def relevant(recipe: Recipe) -> dict[str, float]:
-    """The settings on which a head and its verdict depend."""
-    policy = recipe.policy
-    return {"seed": recipe.seed, "max_drop": policy.max_drop, "recall_floor": policy.recall_floor}
-
-
-def waits(manifest: Manifest) -> str:
-    """What a candidate waits for, in words."""
-    return f"{manifest.reason}; waits for: tlserve promote {manifest.model} {manifest.version}"
+def unchanged(reason: str) -> dict[str, Any]:
+    return {"outcome": "unchanged", "reason": reason}

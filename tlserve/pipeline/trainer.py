@@ -17,6 +17,8 @@ from tlserve.core.messages import (
     BackbonesChecked,
     BackbonesListed,
     CheckBackbonesJob,
+    Compared,
+    CompareJob,
     DescribeBackboneJob,
     Exported,
     ExportFileJob,
@@ -25,16 +27,25 @@ from tlserve.core.messages import (
     ListBackbonesJob,
     PassDone,
     PassJob,
+    ReportJob,
+    ReportWritten,
     TrainerReady,
+    TuneJob,
 )
-from tlserve.ingest import Catalog
+from tlserve.core.plan import Depth
+from tlserve.ingest import Catalog, ReconcileCancelled
 from tlserve.pipeline.channel import Channel
+from tlserve.pipeline.comparing import compare
 from tlserve.pipeline.passes import run_pass
+from tlserve.pipeline.reporting import write_page
+from tlserve.pipeline.telling import Cancelled
 from tlserve.pipeline.workshop import Workshop
 from tlserve.plugin_api import TrainableBackbone
 from tlserve.release.disk import replace_file
 from tlserve.release.layout import StateLayout
+from tlserve.report import render_comparison
 from tlserve.runtime import BuildSpec
+from tlserve.training import TrainingCancelled
 
 log = logging.getLogger("tlserve.pipeline")
 
@@ -70,6 +81,8 @@ class Trainer:
                 catalog.job_ended(job.job_id, "killed", "the trainer died during this job")
             self._channel.send(TrainerReady(os.getpid()))
             while True:
+                while shop.is_behind and not self._channel.has_job():
+                    shop.catch_up()
                 self._do(self._channel.next_job(), shop)
 
     def _do(self, job: Job, shop: Workshop) -> None:
@@ -80,6 +93,12 @@ class Trainer:
                 self._export(job, shop)
             case ExportFileJob():
                 self._export_file(job, shop)
+            case ReportJob():
+                self._report(job, shop)
+            case CompareJob():
+                self._compare(job, shop)
+            case TuneJob():
+                raise AssertionError("fine-tuning is the tuner's work")
             case ListBackbonesJob():
                 self._list_backbones(job, shop)
             case CheckBackbonesJob():
@@ -89,6 +108,9 @@ class Trainer:
 
     def _pass(self, job: PassJob, shop: Workshop) -> None:
         shop.catalog.job_started(job.job_id, job.model, job.recipe.backbone)
+        if job.depth is not Depth.QUICK:
+            # It may take long, and nobody waits for it.
+            shop.catch_up(everything=True)
         try:
             done = run_pass(job, shop, self._channel.send, lambda: self._channel.cancelled(job.job_id))
         except TlserveError as exc:
@@ -119,6 +141,26 @@ class Trainer:
         except Exception as exc:
             error = _words(exc, f"the export of model {job.model!r} version {job.version}")
         self._channel.send(Exported(job.job_id, job.model, job.version, job.path, error))
+
+    def _report(self, job: ReportJob, shop: Workshop) -> None:
+        error = None
+        try:
+            write_page(shop, job.model, job.version, Path(job.folder))
+        except Exception as exc:
+            error = _words(exc, f"the report of model {job.model!r} version {job.version}")
+        self._channel.send(
+            ReportWritten(job.job_id, str(shop.versions.page_path(job.model, job.version)), error)
+        )
+
+    def _compare(self, job: CompareJob, shop: Workshop) -> None:
+        try:
+            found = compare(job, shop, self._channel.send, lambda: self._channel.cancelled(job.job_id))
+            told = Compared(job.job_id, json.dumps(found), render_comparison(found))
+        except (Cancelled, ReconcileCancelled, TrainingCancelled):
+            told = Compared(job.job_id, "", cancelled=True)
+        except Exception as exc:
+            told = Compared(job.job_id, "", error=_words(exc, f"the comparison for model {job.model!r}"))
+        self._channel.send(told)
 
     def _list_backbones(self, job: ListBackbonesJob, shop: Workshop) -> None:
         shop.plugins.reload()

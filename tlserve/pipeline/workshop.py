@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +27,8 @@ from tlserve.runtime import (
     record_speeds,
     usable_cores,
 )
+
+log = logging.getLogger("tlserve.pipeline")
 
 TIDY_EVERY_SECONDS = 900.0
 ONE_IMAGE_STREAM_PER_CORE = 1
@@ -55,6 +59,7 @@ class Workshop:
         self._builds: dict[str, Path] = {}
         self._benches: dict[str, Bench] = {}
         self._tidied_at = time.monotonic()
+        self._later: deque[Callable[[], None]] = deque()
 
     def close(self) -> None:
         """Close every cache and session."""
@@ -101,6 +106,26 @@ class Workshop:
         record_speeds(folder, speeds)
         return speeds
 
+    def later(self, work: Callable[[], None]) -> None:
+        """Something that nobody waits for, to be done by `catch_up`."""
+        self._later.append(work)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether `catch_up` has something to do."""
+        return bool(self._later)
+
+    def catch_up(self, *, everything: bool = False) -> None:
+        """Do the first piece of work that was put off, or all. What fails is logged and given up."""
+        while self._later:
+            work = self._later.popleft()
+            try:
+                work()
+            except Exception:
+                log.exception("what was put off could not be done")
+            if not everything:
+                break
+
     def tidy(self) -> None:
         """Give back the space of cached rows that no image needs any more; seldom, as it reads them all."""
         now = time.monotonic()
@@ -145,14 +170,15 @@ class Bench:
 
     def __init__(self, folder: Path, features: Path, device: Device, threads: int) -> None:
         self.spec = read_build_spec(folder)
+        self.folder, self.device = folder, device
         self.store = FeatureStore(features, row_width=self.spec.row_width)
-        self._folder, self._device, self._threads = folder, device, threads
+        self._threads = threads
         self._session: BackboneSession | None = None
 
     def extractor(self, max_pixels: int) -> Extractor:
         if self._session is None:
             self._session = BackboneSession.open(
-                self._folder, self._device, threads=self._threads or ONE_IMAGE_STREAM_PER_CORE
+                self.folder, self.device, threads=self._threads or ONE_IMAGE_STREAM_PER_CORE
             )
         return Extractor(self._session, self.store, max_pixels=max_pixels)
 
@@ -160,9 +186,9 @@ class Bench:
         """Note beside the build how fast images went through, if they were enough to tell."""
         if result.n_passed >= FEWEST_FOR_A_SPEED:
             speed = observed(
-                FROM_FILES, result.n_passed, result.seconds, device=self._device, threads=usable_cores()
+                FROM_FILES, result.n_passed, result.seconds, device=self.device, threads=usable_cores()
             )
-            record_speeds(self._folder, [speed])
+            record_speeds(self.folder, [speed])
 
     def close(self) -> None:
         self.store.close()

@@ -10,6 +10,7 @@ from tlserve.release.live import (
     pinned,
     promoted,
     rolled_back,
+    with_backbone,
     with_promotion,
     without_retired,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "promoted",
     "rolled_back",
     "versions_to_retire",
+    "with_backbone",
     "with_promotion",
     "without_retired",
 ]

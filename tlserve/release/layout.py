@@ -40,9 +40,19 @@ class StateLayout:
         """What came of the last search for a better version."""
         return self.models / model / "study.json"
 
+    @property
+    def tunings(self) -> Path:
+        return self.root / "tuning"
+
     def tuning(self, model: str) -> Path:
         """Everything that a fine-tuning of the model needs and keeps; gone when its build is learnt on."""
-        return self.root / "tuning" / model
+        return self.tunings / model
+
+    def tuning_order(self, model: str) -> Path:
+        return self.tuning(model) / "order.json"
+
+    def tuning_result(self, model: str) -> Path:
+        return self.tuning(model) / "result.json"
 
     @property
     def triton(self) -> Path:

@@ -38,6 +38,8 @@ class LiveState:
     previous: int | None = None
     promotion: Promotion | None = None
     """None: as the settings say."""
+    backbone: str | None = None
+    """What a person adopted; None: as the settings say."""
     promoted: tuple[int, ...] = ()
     """Every version that ever went live and may still be on disk, the latest promotion last."""
     pinned: tuple[int, ...] = ()
@@ -83,6 +85,11 @@ def with_promotion(state: LiveState, promotion: Promotion | None) -> LiveState:
     return replace(state, promotion=promotion)
 
 
+def with_backbone(state: LiveState, backbone: str | None) -> LiveState:
+    """What the model learns on from now on; None: as the settings say."""
+    return replace(state, backbone=backbone)
+
+
 def without_retired(state: LiveState, existing: Collection[int]) -> LiveState:
     """`state` without numbers that are no longer on disk, so that LIVE stays small over the years."""
     return replace(
@@ -113,11 +120,19 @@ def live_from_json(data: bytes) -> LiveState:
             previous=_number(raw["previous"]),
             promotion=None if raw["promotion"] is None else Promotion(raw["promotion"]),
             promoted=tuple(int(n) for n in raw["promoted"]),
+            # Older releases let nobody adopt one.
+            backbone=_name(raw.get("backbone")),
             pinned=tuple(int(n) for n in raw["pinned"]),
             history=tuple(LiveChange(**change) for change in raw["history"]),
         )
     except (KeyError, TypeError, AttributeError) as exc:
         raise ValueError(f"not a LIVE file: {exc!r}") from exc
+
+
+def _name(value: Any) -> str | None:
+    if value is not None and (not isinstance(value, str) or not value):
+        raise ValueError(f"{value!r} is not the name of a backbone")
+    return value
 
 
 def _number(value: Any) -> int | None:

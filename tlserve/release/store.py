@@ -107,11 +107,14 @@ class VersionStore:
 
     def page(self, model: str, version: int) -> str | None:
         """The report as an HTML page; None while it is not written. Raises UnknownVersion."""
-        path = self._version_folder(model, version) / PAGE
         try:
-            return self._read(model, version, path).decode()
+            return self._read(model, version, self.page_path(model, version)).decode()
         except CorruptState:
             return None
+
+    def page_path(self, model: str, version: int) -> Path:
+        """Where the page is, or will be."""
+        return self._version_folder(model, version) / PAGE
 
     def rows(self, model: str) -> list[VersionRow]:
         """One row a version, ascending. An unreadable version is a row that says so, never an error."""

@@ -75,6 +75,8 @@ class ModelSummary:
     total: int = 0
     per_second: float | None = None
     seconds_left: float | None = None
+    wanted_backbone: str = ""
+    """The backbone that the next pass learns on, where that is not the live version's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,16 @@ class BackboneLine:
     """Where it was measured on the machine of the state directory."""
     measured: str = ""
     """What was: `backbone` (alone, in batches) or `files` (from file to row, while learning)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One model's images through several backbones."""
+
+    found: Mapping[str, Any]
+    """model, created, n_images, n_classes, device, and `rows` with one object for each backbone."""
+    page: str
+    """The same as one HTML file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +215,10 @@ class Backend(Protocol):
 
     async def get_report(self, model: str, version: str) -> Mapping[str, Any]: ...
 
+    async def report_page(self, model: str, version: str) -> str:
+        """The report as one HTML file, which is written first if need be."""
+        ...
+
     def watch(self, model: str) -> AsyncIterator[ModelEvent]:
         """Events from now on, of one model or (empty name) of all; ends when the server stops."""
         ...
@@ -221,6 +237,14 @@ class Backend(Protocol):
 
     async def set_promotion(self, model: str, mode: str) -> ModelSummary:
         """mode: auto | manual | frozen, or empty for what the settings say."""
+        ...
+
+    async def set_backbone(self, model: str, backbone: str) -> ModelSummary:
+        """What the model learns on from now on; empty for what the settings say. It is loaded first."""
+        ...
+
+    async def compare(self, model: str, backbones: Sequence[str]) -> Comparison:
+        """What each backbone would reach and cost, in the background. Cancelling the call ends the work."""
         ...
 
     async def add_image(self, model: str, label: str, name: str, data: bytes) -> AddedImage:

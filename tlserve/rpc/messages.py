@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 
 from tlserve.core.backbones import BackboneDescription
 from tlserve.rpc._gen import tlserve_v1_pb2 as v1
-from tlserve.rpc.backend import AddedImage, Answer, BackboneLine, ModelEvent, ModelSummary, VersionLine
+from tlserve.rpc.backend import (
+    AddedImage,
+    Answer,
+    BackboneLine,
+    Comparison,
+    ModelEvent,
+    ModelSummary,
+    VersionLine,
+)
 
 
 def classifications(answer: Answer, top_k: int) -> list[v1.Classification]:
@@ -56,6 +65,7 @@ def model_summary(line: ModelSummary) -> v1.ModelSummary:
         total=line.total,
         per_second=line.per_second,
         seconds_left=line.seconds_left,
+        wanted_backbone=printable(line.wanted_backbone),
     )
 
 
@@ -87,6 +97,10 @@ def model_event(event: ModelEvent) -> v1.ModelEvent:
         per_second=event.per_second,
         seconds_left=event.seconds_left,
     )
+
+
+def comparison(compared: Comparison) -> v1.CompareResponse:
+    return v1.CompareResponse(json=json.dumps(compared.found), html=printable(compared.page))
 
 
 def backbone_line(line: BackboneLine) -> v1.BackboneLine:

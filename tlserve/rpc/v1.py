@@ -74,8 +74,10 @@ class TlserveServicer:
 
     async def get_report(self, request: v1.GetReportRequest, _: float | None) -> v1.GetReportResponse:
         name = model_name(request.model)
-        report = await self._backend.get_report(name, version_name(name, request.version))
-        return v1.GetReportResponse(json=json.dumps(report))
+        version = version_name(name, request.version)
+        report = await self._backend.get_report(name, version)
+        page = await self._backend.report_page(name, version) if request.html else ""
+        return v1.GetReportResponse(json=json.dumps(report), html=messages.printable(page))
 
     async def watch_model(
         self, request: v1.WatchModelRequest, _: float | None
@@ -111,6 +113,17 @@ class TlserveServicer:
             raise BadInput(f"promotion is one of {', '.join(Promotion)}, or empty for what the settings say")
         name = model_name(request.model)
         return messages.model_summary(await self._backend.set_promotion(name, request.mode))
+
+    async def set_backbone(self, request: v1.SetBackboneRequest, _: float | None) -> v1.ModelSummary:
+        name = model_name(request.model)
+        return messages.model_summary(await self._backend.set_backbone(name, request.backbone))
+
+    async def compare(self, request: v1.CompareRequest, _: float | None) -> v1.CompareResponse:
+        name = model_name(request.model)
+        backbones = list(dict.fromkeys(request.backbones))
+        if not backbones or not all(backbones):
+            raise BadInput("a comparison needs the names of backbones, none of them empty")
+        return messages.comparison(await self._backend.compare(name, backbones))
 
     async def add_images(self, request: v1.AddImagesRequest, _: float | None) -> v1.AddImagesResponse:
         name = new_model_name(request.model)

@@ -56,11 +56,15 @@ def chosen(own: T | None, general: T) -> T:
     return general if own is None else own
 
 
-def recipe_for(settings: Settings, file: ModelFile, promotion: Promotion | None = None) -> Recipe:
-    """How to train one model. `promotion` is what a person set by command; it outranks both files."""
+def recipe_for(
+    settings: Settings, file: ModelFile, promotion: Promotion | None = None, backbone: str | None = None
+) -> Recipe:
+    """How to train one model. `promotion` and `backbone` are what a person said by command, which outranks
+    both files.
+    """
     how = learning(settings, file)
     return Recipe(
-        backbone=chosen(file.backbone, settings.backbone),
+        backbone=backbone or chosen(file.backbone, settings.backbone),
         promotion=promotion or chosen(file.promotion, settings.promotion),
         policy=Policy(
             max_drop=chosen(file.max_drop, settings.max_drop),

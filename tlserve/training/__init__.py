@@ -1,10 +1,27 @@
-"""From bottleneck rows to a head: softmax regression, its penalty and temperature chosen by folds.
+"""From bottleneck rows to a head: kinds of heads compared, their settings and temperature chosen by folds.
 
-Trainer only. Rows and labels come in, a `core.head.Head` and a report come out; no image, file or network
-is touched here.
+Beside it what rows tell of the data: which taps know the classes, what more images would bring, which labels
+look wrong. Trainer only. Rows and labels come in, heads and numbers come out; no image, file or network is
+touched here.
 """
 
-from tlserve.training.fit import TrainedHead, train_softmax
-from tlserve.training.softmax import TrainingCancelled
+from tlserve.training.examples import Examples
+from tlserve.training.fit import train, train_softmax
+from tlserve.training.learning_curve import LearningCurve, learning_curve
+from tlserve.training.linear import TrainingCancelled
+from tlserve.training.similarity import score_taps
+from tlserve.training.suspects import likely_mislabelled
+from tlserve.training.trained import OutOfFold, TrainedHead
 
-__all__ = ["TrainedHead", "TrainingCancelled", "train_softmax"]
+__all__ = [
+    "Examples",
+    "LearningCurve",
+    "OutOfFold",
+    "TrainedHead",
+    "TrainingCancelled",
+    "learning_curve",
+    "likely_mislabelled",
+    "score_taps",
+    "train",
+    "train_softmax",
+]

@@ -9,7 +9,7 @@ import numpy as np
 
 from tlserve.core.errors import NonFiniteRow
 from tlserve.core.types import Features
-from tlserve.training.softmax import Float32, Ints
+from tlserve.training.arrays import Float32, Ints
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,39 +1,118 @@
-"""From rows and labels to a head in one call: standardise, choose the penalty, fit, calibrate."""
+"""From rows and labels to a head in one call: standardise, compare kinds, choose, fit, calibrate."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
-from tlserve.core.errors import NonFiniteRow
-from tlserve.core.head import Dense, Head
+from tlserve.core.head import Head, logits
+from tlserve.core.plan import HeadKind
 from tlserve.core.types import Features
+from tlserve.training.arrays import Float32, Ints
+from tlserve.training.compare import Choice, Entry, answers, choose, gains, run_entry, table
+from tlserve.training.engine import Device, engine_for
+from tlserve.training.examples import Examples
 from tlserve.training.folds import FoldPlan, plan_folds
+from tlserve.training.lesson import Exam, Lesson, exam_of, lesson_of
+from tlserve.training.margins import OVR, SOFTMAX, SVM
+from tlserve.training.method import Method, Older, Workplace
+from tlserve.training.mixup import exam_with_mixtures, lesson_with_mixtures
+from tlserve.training.mlp import MLP
 from tlserve.training.novelty import fit_novelty
+from tlserve.training.ridge import PROJECTION, RIDGE
 from tlserve.training.scaling import Scaling
-from tlserve.training.search import GRID, USUAL_STEP, CrossValidation, Trial, best_step, climb
-from tlserve.training.softmax import Fits, Float32, Float64, Ints, loss_and_gradient, solve
+from tlserve.training.trained import OutOfFold, TrainedHead
 
+METHODS: tuple[Method, ...] = (SOFTMAX, OVR, SVM, RIDGE, PROJECTION, MLP)
 EVEN = 3.0
 """Classes up to this much smaller than the largest count as they are."""
 HEAVIEST = 10.0
-FLOPS_FOR_THREADS = 1e9
-"""Below this per evaluation a second BLAS thread waits more than it works, and steals from serving."""
-_N_FITS = len(GRID) + 1
 
 
-@dataclass(frozen=True, eq=False)
-class TrainedHead:
-    """A head and how it came about; the report is ready for JSON."""
+def train(
+    examples: Examples,
+    taps: tuple[str, ...],
+    *,
+    kinds: Sequence[HeadKind] = (HeadKind.SOFTMAX,),
+    seed: int = 0,
+    mixup: bool = False,
+    warm: Head | None = None,
+    held_out_rows_for_novelty: Features | None = None,
+    novelty_budget_kb: int = 256,
+    device: Device = "cpu",
+    on_progress: Callable[[int, int], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> TrainedHead:
+    """Train a head on bottleneck rows.
 
-    head: Head
-    report: dict[str, Any]
+    taps: what the columns of the rows are. kinds: one is trained as it is; several are cross-validated on
+    the same folds, and the best one is taken, or the simplest of those that do as well. mixup: whether
+    mixtures of rows are tried as further rows; they are kept where cross-validation favours them.
+    warm: the head before this one; where it is of the same form and reads the same columns, the last fit
+    starts from it, if that is the better start. The folds never do: it may have seen what they validate on.
+    held_out_rows_for_novelty: (any, n_features), used for the scale of novelty and for nothing else.
+    device: where the heavy products run. on_progress(done, total) counts fits.
+    The same arguments on the same machine give the same head. Raises ValueError without kinds,
+    TrainingCancelled.
+    """
+    if not kinds:
+        raise ValueError("name at least one kind of head")
+    started = time.perf_counter()
+    methods = [method for method in METHODS if method.kind in kinds]
+    steps = _Steps(methods, mixup, on_progress or (lambda done, total: None))
+    scaling = Scaling.of(examples.rows)
+    class_weights = weigh_classes(examples.targets, examples.n_classes)
+    lesson = lesson_of(examples, scaling.apply(examples.rows), class_weights)
+    plan = _plan(examples, seed)
+    exam = exam_of(examples, lesson, plan)
+    place = Workplace(engine_for(device), device, seed, steps.tell, cancelled)
+    entries = []
+    for method in methods:
+        entries.append(run_entry(method, exam, lesson, place, alone=len(methods) == 1))
+        steps.end(method)
+    choice = choose(entries, exam.truth)
+    choice, lesson, mixed = _try_mixtures(choice, exam, lesson, place) if mixup else (choice, lesson, None)
+    attempt, trial = choice.attempt, choice.attempt.chosen
+    older = None if warm is None else Older(warm, examples.names, taps)
+    last = choice.entry.method.fit(lesson, attempt, scaling, place, older)
+    originals = slice(None, examples.n_images)
+    head = Head(
+        labels=examples.names,
+        taps=taps,
+        layers=last.layers,
+        link=attempt.link,
+        temperature=trial.calibration.temperature,
+    )
+    unseen = held_out_rows_for_novelty
+    novelty = fit_novelty(
+        scaling,
+        lesson.rows[originals],
+        examples.targets,
+        examples.n_classes,
+        unseen,
+        held_out_scores=None if unseen is None else logits(head, unseen),
+        budget_kb=novelty_budget_kb,
+        seed=seed,
+    )
+    head = replace(head, novelty=novelty)
+    steps.finish()
+    report = _report(entries, choice, plan)
+    report |= {
+        "mixup": mixed,
+        "class_weights": _raised(examples.names, class_weights),
+        "n_train": examples.n_images,
+        "n_views": len(examples.rows) - examples.n_images,
+        "n_features": examples.rows.shape[1],
+        "seed": seed,
+        "warm": last.warm,
+        "device": device,
+        "seconds": round(time.perf_counter() - started, 4),
+    }
+    return TrainedHead(head, attempt.kind, report, OutOfFold(exam.images, answers(attempt), exam.truth))
 
 
 def train_softmax(
@@ -47,39 +126,20 @@ def train_softmax(
     on_progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> TrainedHead:
-    """Train a softmax head on bottleneck rows.
+    """Train a softmax head on rows of images: `train` at its plainest.
 
-    rows: (n_images, n_features) float32, raw. labels: the class of each. taps: what the columns are.
-    warm: the head before this one; where it reads the same columns the last fit starts from it, if that is
-    the better start. The folds never do: it may have seen what they validate on.
-    held_out_rows_for_novelty: (any, n_features), used for the scale of novelty and for nothing else.
-    on_progress(done, total) counts fits. The same arguments give the same head.
-    Raises ValueError for fewer than two labels or shapes that do not match, NonFiniteRow,
-    TrainingCancelled.
+    rows: (n_images, n_features) float32, raw. labels: the class of each. Raises ValueError for fewer than
+    two labels or shapes that do not match, NonFiniteRow, TrainingCancelled.
     """
-    started = time.perf_counter()
-    names, targets = _targets(rows, labels)
-    tell = on_progress or (lambda done, total: None)
-    scaling = Scaling.of(rows)
-    standardised = scaling.apply(rows)
-    class_weights = weigh_classes(targets, len(names))
-    plan = plan_folds(targets, len(names), rows.shape[1], np.random.default_rng(seed))
-    tried = _search(CrossValidation(standardised, targets, class_weights, plan, cancelled), tell)
-    chosen = tried[best_step(tried)]
-    whole = Fits(standardised, targets, class_weights[targets][None, :], len(names))
-    older = _warm_start(warm, names, taps, scaling, chosen.parameters)
-    parameters, is_warm = _last_fit(whole, chosen, older, cancelled)
-    head = Head(
-        labels=names,
-        taps=taps,
-        layers=(scaling.fold_in(parameters),),
-        temperature=chosen.calibration.temperature,
-        novelty=fit_novelty(scaling, standardised, targets, len(names), held_out_rows_for_novelty),
+    return train(
+        Examples.of(rows, labels),
+        taps,
+        seed=seed,
+        warm=warm,
+        held_out_rows_for_novelty=held_out_rows_for_novelty,
+        on_progress=on_progress,
+        cancelled=cancelled,
     )
-    tell(_N_FITS, _N_FITS)
-    report = _report(tried, chosen, plan, dict(zip(names, class_weights.tolist(), strict=True)))
-    report |= {"n_train": len(rows), "n_features": rows.shape[1], "seed": seed, "warm": is_warm}
-    return TrainedHead(head, report | {"seconds": round(time.perf_counter() - started, 4)})
 
 
 def weigh_classes(targets: Ints, n_classes: int) -> Float32:
@@ -93,86 +153,77 @@ def weigh_classes(targets: Ints, n_classes: int) -> Float32:
     return weights
 
 
-def _targets(rows: Features, labels: Sequence[str]) -> tuple[tuple[str, ...], Ints]:
-    if rows.ndim != 2 or len(rows) != len(labels):
-        raise ValueError(f"rows of shape {rows.shape} do not match {len(labels)} labels")
-    names = tuple(sorted(set(labels)))
-    if len(names) < 2:
-        raise ValueError(f"a classifier needs at least two labels, not {len(names)}")
-    if not np.isfinite(rows).all():
-        raise NonFiniteRow("a training row holds NaN or infinity")
-    index = {name: position for position, name in enumerate(names)}
-    return names, np.fromiter((index[label] for label in labels), dtype=np.intp, count=len(labels))
+class _Steps:
+    """Progress over all kinds: rising, to a total that is known from the start."""
+
+    def __init__(self, methods: Sequence[Method], mixup: bool, tell: Callable[[int, int], None]) -> None:
+        most_mixed = max(method.most_trials for method in methods) if mixup else 0
+        self._total = sum(method.most_trials for method in methods) + most_mixed + 1
+        self._done = self._before = 0
+        self._tell = tell
+        tell(0, self._total)
+
+    def tell(self) -> None:
+        self._done = min(self._done + 1, self._total - 1)
+        self._tell(self._done, self._total)
+
+    def end(self, method: Method) -> None:
+        """A kind may end before it has made all its trials."""
+        self._before += method.most_trials
+        if self._done < self._before:
+            self._done = self._before
+            self._tell(self._done, self._total)
+
+    def finish(self) -> None:
+        self._tell(self._total, self._total)
 
 
-def _last_fit(
-    whole: Fits, chosen: Trial, older: Float64 | None, cancelled: Callable[[], bool] | None
-) -> tuple[Float64, bool]:
-    """The fit on all rows, (n_classes, n_features + 1), and whether it began at `older`."""
-    with _blas_threads(whole):
-        start, is_warm = chosen.parameters, False
-        if older is not None:
-            ours, theirs = (
-                loss_and_gradient(whole, chosen.penalty_c, at.ravel())[0] for at in (start, older)
-            )
-            is_warm = theirs < ours
-        begin = older if is_warm and older is not None else start
-        return solve(whole, chosen.penalty_c, begin[None], cancelled)[0], is_warm
+def _plan(examples: Examples, seed: int) -> FoldPlan:
+    return plan_folds(
+        examples.targets,
+        examples.n_classes,
+        examples.rows.shape[1],
+        np.random.default_rng(seed),
+        groups=examples.groups,
+        rows_per_image=len(examples.rows) / examples.n_images,
+    )
 
 
-def _warm_start(
-    warm: Head | None, names: tuple[str, ...], taps: tuple[str, ...], scaling: Scaling, otherwise: Float64
-) -> Float64 | None:
-    """The older head's parameters on standardised rows, classes it lacks as in `otherwise`; none if it is
-    of another form."""
-    n_features = otherwise.shape[1] - 1
-    if warm is None or warm.link != "softmax" or (warm.taps, warm.n_features) != (taps, n_features):
-        return None
-    (layer, *more) = warm.layers
-    if more or not isinstance(layer, Dense):
-        return None
-    older, start = scaling.unfold(layer), otherwise.copy()
-    for position, name in enumerate(names):
-        if name in warm.labels:
-            start[position] = older[warm.labels.index(name)]
-    return start
+def _try_mixtures(
+    choice: Choice, exam: Exam, lesson: Lesson, place: Workplace
+) -> tuple[Choice, Lesson, dict[str, Any]]:
+    """The choice and the lesson with mixtures where they help, and what they gave, ready for JSON."""
+    began = time.perf_counter()
+    mixed = choice.entry.method.examine(exam_with_mixtures(exam, place.seed), place)
+    kept = gains(choice.attempt, mixed, exam.truth)
+    before, after = choice.attempt.chosen, mixed.chosen
+    facts = {
+        "kept": kept,
+        "accuracy_gain": after.accuracy - before.accuracy,
+        "nll_gain": before.calibration.nll_after - after.calibration.nll_after,
+        "seconds": round(time.perf_counter() - began, 4),
+    }
+    if not kept:
+        return choice, lesson, facts
+    return replace(choice, attempt=mixed), lesson_with_mixtures(lesson, place.seed), facts
 
 
-def _search(folds: CrossValidation, tell: Callable[[int, int], None]) -> dict[int, Trial]:
-    done = 0
-
-    def try_step(step: int) -> Trial:
-        nonlocal done
-        trial = folds.try_penalty(GRID[step] / folds.fits.rows.shape[1])
-        done += 1
-        tell(done, _N_FITS)
-        return trial
-
-    tell(0, _N_FITS)
-    with _blas_threads(folds.fits):
-        return climb(try_step, len(GRID), USUAL_STEP)
+def _raised(names: tuple[str, ...], class_weights: Float32) -> dict[str, float]:
+    pairs = zip(names, class_weights.tolist(), strict=True)
+    return {name: weight for name, weight in pairs if weight != 1}
 
 
-def _blas_threads(fits: Fits) -> AbstractContextManager[object]:
-    if fits.flops >= FLOPS_FOR_THREADS:
-        return nullcontext()
-    limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
-    return limits
-
-
-def _report(
-    tried: dict[int, Trial], chosen: Trial, plan: FoldPlan, class_weights: dict[str, float]
-) -> dict[str, Any]:
+def _report(entries: Sequence[Entry], choice: Choice, plan: FoldPlan) -> dict[str, Any]:
+    attempt, trial = choice.attempt, choice.attempt.chosen
     return {
-        "method": "softmax regression, L-BFGS, C by cross-validation",
-        "C": chosen.penalty_c,
-        "cv_accuracy": chosen.accuracy,
-        "temperature": chosen.calibration.temperature,
-        "out_of_fold": asdict(chosen.calibration),
-        "grid": [
-            {"C": trial.penalty_c, "accuracy": trial.accuracy, **asdict(trial.calibration)}
-            for _, trial in sorted(tried.items())
-        ],
+        "kind": attempt.kind.value,
+        "method": choice.entry.method.described,
+        attempt.setting_name: trial.setting,
+        "cv_accuracy": trial.accuracy,
+        "temperature": trial.calibration.temperature,
+        "choice": choice.sentence,
+        "comparison": table(entries, choice),
+        "out_of_fold": asdict(trial.calibration),
+        "grid": attempt.grid,
         "folds": {"n_folds": plan.n_folds, "n_fits": plan.n_fits, "n_rows": len(plan.rows)},
-        "class_weights": {name: weight for name, weight in class_weights.items() if weight != 1},
     }

@@ -8,7 +8,7 @@ import numpy as np
 
 from tlserve.core.head import Dense
 from tlserve.core.types import Features
-from tlserve.training.softmax import Float32, Float64
+from tlserve.training.arrays import Float32, Float64
 
 FAINT = 1e-3
 """A column that varies less than this share of the middling one is noise, and stays small."""

@@ -8,7 +8,7 @@ from typing import Any
 from tlserve.core.head import Head
 from tlserve.core.plan import HeadKind
 from tlserve.core.types import Probabilities
-from tlserve.training.softmax import Ints
+from tlserve.training.arrays import Ints
 
 
 @dataclass(frozen=True, eq=False)

@@ -73,7 +73,7 @@ class GetModelRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ...) -> None: ...
 
 class ModelSummary(_message.Message):
-    __slots__ = ("model", "phase", "ready", "live", "previous", "promotion", "images", "counts", "accuracy", "accuracy_low", "accuracy_high", "backbone", "message", "problems", "n_problems", "done", "total", "per_second", "seconds_left")
+    __slots__ = ("model", "phase", "ready", "live", "previous", "promotion", "images", "counts", "accuracy", "accuracy_low", "accuracy_high", "backbone", "message", "problems", "n_problems", "done", "total", "per_second", "seconds_left", "wanted_backbone")
     class CountsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +100,7 @@ class ModelSummary(_message.Message):
     TOTAL_FIELD_NUMBER: _ClassVar[int]
     PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     SECONDS_LEFT_FIELD_NUMBER: _ClassVar[int]
+    WANTED_BACKBONE_FIELD_NUMBER: _ClassVar[int]
     model: str
     phase: str
     ready: bool
@@ -119,7 +120,8 @@ class ModelSummary(_message.Message):
     total: int
     per_second: float
     seconds_left: float
-    def __init__(self, model: _Optional[str] = ..., phase: _Optional[str] = ..., ready: _Optional[bool] = ..., live: _Optional[int] = ..., previous: _Optional[int] = ..., promotion: _Optional[str] = ..., images: _Optional[int] = ..., counts: _Optional[_Mapping[str, int]] = ..., accuracy: _Optional[float] = ..., accuracy_low: _Optional[float] = ..., accuracy_high: _Optional[float] = ..., backbone: _Optional[str] = ..., message: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[Problem, _Mapping]]] = ..., n_problems: _Optional[int] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., per_second: _Optional[float] = ..., seconds_left: _Optional[float] = ...) -> None: ...
+    wanted_backbone: str
+    def __init__(self, model: _Optional[str] = ..., phase: _Optional[str] = ..., ready: _Optional[bool] = ..., live: _Optional[int] = ..., previous: _Optional[int] = ..., promotion: _Optional[str] = ..., images: _Optional[int] = ..., counts: _Optional[_Mapping[str, int]] = ..., accuracy: _Optional[float] = ..., accuracy_low: _Optional[float] = ..., accuracy_high: _Optional[float] = ..., backbone: _Optional[str] = ..., message: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[Problem, _Mapping]]] = ..., n_problems: _Optional[int] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., per_second: _Optional[float] = ..., seconds_left: _Optional[float] = ..., wanted_backbone: _Optional[str] = ...) -> None: ...
 
 class Problem(_message.Message):
     __slots__ = ("kind", "where", "reason")
@@ -168,18 +170,22 @@ class VersionLine(_message.Message):
     def __init__(self, version: _Optional[int] = ..., state: _Optional[str] = ..., images: _Optional[int] = ..., classes: _Optional[_Iterable[str]] = ..., accuracy: _Optional[float] = ..., backbone: _Optional[str] = ..., created: _Optional[str] = ..., reason: _Optional[str] = ..., drop_to_live_seconds: _Optional[float] = ..., pinned: _Optional[bool] = ...) -> None: ...
 
 class GetReportRequest(_message.Message):
-    __slots__ = ("model", "version")
+    __slots__ = ("model", "version", "html")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    HTML_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: str
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ...) -> None: ...
+    html: bool
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[str] = ..., html: _Optional[bool] = ...) -> None: ...
 
 class GetReportResponse(_message.Message):
-    __slots__ = ("json",)
+    __slots__ = ("json", "html")
     JSON_FIELD_NUMBER: _ClassVar[int]
+    HTML_FIELD_NUMBER: _ClassVar[int]
     json: str
-    def __init__(self, json: _Optional[str] = ...) -> None: ...
+    html: str
+    def __init__(self, json: _Optional[str] = ..., html: _Optional[str] = ...) -> None: ...
 
 class WatchModelRequest(_message.Message):
     __slots__ = ("model",)
@@ -256,6 +262,30 @@ class SetPromotionRequest(_message.Message):
     model: str
     mode: str
     def __init__(self, model: _Optional[str] = ..., mode: _Optional[str] = ...) -> None: ...
+
+class SetBackboneRequest(_message.Message):
+    __slots__ = ("model", "backbone")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    BACKBONE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    backbone: str
+    def __init__(self, model: _Optional[str] = ..., backbone: _Optional[str] = ...) -> None: ...
+
+class CompareRequest(_message.Message):
+    __slots__ = ("model", "backbones")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    BACKBONES_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    backbones: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, model: _Optional[str] = ..., backbones: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class CompareResponse(_message.Message):
+    __slots__ = ("json", "html")
+    JSON_FIELD_NUMBER: _ClassVar[int]
+    HTML_FIELD_NUMBER: _ClassVar[int]
+    json: str
+    html: str
+    def __init__(self, json: _Optional[str] = ..., html: _Optional[str] = ...) -> None: ...
 
 class AddImagesRequest(_message.Message):
     __slots__ = ("model", "label", "images")

@@ -1,0 +1,105 @@
+"""The search for a better version: what it looks at, what it costs, and when it is worth its time again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+from tests.flow.daemon_process import draw_shapes
+from tests.pipeline.stage import RECIPE, Stage
+from tlserve.core.messages import Recipe
+from tlserve.core.plan import Depth, HeadKind, Plan, Strategy, Wish
+
+VIEWS = 2
+
+
+def wishing(**wish: Any) -> Recipe:
+    return replace(RECIPE, wish=Wish(views=VIEWS, **wish))
+
+
+def test_a_first_version_asks_for_a_study_and_a_study_only_once(stage: Stage) -> None:
+    first = stage.run(wishing())
+    assert first.study
+    stage.go_live(first.version)
+    studied = stage.run(wishing(), depth=Depth.FULL)
+    if studied.version is not None:
+        stage.go_live(studied.version)
+    again = stage.run(wishing())
+    assert (again.outcome, again.study) == ("unchanged", False)
+    draw_shapes(stage.folder / "disc", "disc", 2, seed=8)
+    assert not stage.run(wishing()).study
+    draw_shapes(stage.folder / "bar", "bar", 12, seed=9)
+    assert stage.run(wishing()).study
+    assert not stage.run(replace(wishing(), study=False)).study
+
+
+def test_a_study_passes_views_of_training_images_once_and_none_of_held_out_ones(stage: Stage) -> None:
+    stage.go_live(stage.run().version)
+    n_train = stage.report(1)["images"]["train"]
+    before = stage.passed()
+    stage.run(wishing(), depth=Depth.FULL)
+    assert stage.passed() - before == VIEWS * n_train
+    stage.run(wishing(), depth=Depth.FULL, force=True)
+    assert stage.passed() - before == VIEWS * n_train
+
+
+def test_a_study_that_is_set_aside_goes_on_where_it_was(stage: Stage) -> None:
+    stage.go_live(stage.run().version)
+    before = stage.passed()
+    done = stage.run(wishing(), depth=Depth.FULL, cancelled=lambda: stage.passed() > before)
+    assert done.outcome == "cancelled"
+    assert before < stage.passed() <= before + VIEWS * stage.report(1)["images"]["train"]
+    stage.run(wishing(), depth=Depth.FULL)
+    assert stage.passed() == before + VIEWS * stage.report(1)["images"]["train"]
+
+
+def test_the_report_of_a_study_tells_what_was_compared(stage: Stage) -> None:
+    stage.go_live(stage.run().version)
+    done = stage.run(wishing(), depth=Depth.FULL, force=True)
+    assert done.version == 2
+    report = stage.report(2)
+    assert {one["kind"] for one in report["training"]["comparison"]} >= {"softmax", "ridge", "projection"}
+    assert report["strategy"]["reason"]
+    assert report["augmentation"]["views"] == VIEWS
+    assert Plan(**{**report["plan"], "taps": tuple(report["plan"]["taps"])}).taps == stage.manifest(2).taps
+    json.dumps(report, allow_nan=False)
+
+
+def test_a_head_that_the_settings_name_is_taken_at_once(stage: Stage) -> None:
+    done = stage.run(wishing(head=HeadKind.RIDGE))
+    manifest = stage.manifest(1)
+    assert done.version == 1
+    assert manifest.plan is not None
+    assert manifest.plan.head is HeadKind.RIDGE
+    stage.go_live(1)
+    assert stage.run(wishing(head=HeadKind.RIDGE)).outcome == "unchanged"
+    changed = stage.run(wishing(head=HeadKind.OVR))
+    assert (changed.outcome, stage.manifest(2).plan.head) == ("published", HeadKind.OVR)
+
+
+def test_a_quick_pass_keeps_to_the_plan_of_the_live_version(stage: Stage) -> None:
+    stage.go_live(stage.run().version)
+    taps = wishing(strategy=Strategy.TAPS)
+    stage.go_live(stage.run(taps, depth=Depth.FULL, force=True).version)
+    plan = stage.manifest(2).plan
+    assert plan is not None
+    assert len(plan.taps) >= 1
+    assert plan.strategy is Strategy.TAPS
+    draw_shapes(stage.folder / "disc", "disc", 5, seed=8)
+    stage.run(taps)
+    assert stage.manifest(3).plan == plan
+
+
+def test_the_page_of_a_version_is_written_when_nobody_waits(stage: Stage) -> None:
+    done = stage.run()
+    assert done.version is not None
+    assert stage.shop.versions.page("shapes", 1) is None
+    stage.shop.catch_up(everything=True)
+    page = stage.shop.versions.page("shapes", 1)
+    assert page is not None
+    assert "shapes" in page
+    report = stage.report(1)
+    assert report["evaluation"]["held_out"]["accuracy"] == stage.manifest(1).accuracy
+    assert report["learning_curve"]["points"]
+    assert report["hardest"]

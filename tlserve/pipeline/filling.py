@@ -1,0 +1,72 @@
+"""The cache, filled: whatever rows a model's learning needs and does not have go through the backbone now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tlserve.core.augmentation import Augmentation, view_key
+from tlserve.core.messages import ImagesPassed
+from tlserve.core.types import LabelledImage
+from tlserve.features import ExtractionProgress, ExtractionResult
+from tlserve.pipeline.telling import Teller
+from tlserve.pipeline.workshop import Bench
+
+
+class Filler:
+    """Fills caches from the files of one model's folder."""
+
+    def __init__(self, folder: Path, max_pixels: int, teller: Teller) -> None:
+        self._folder, self._max_pixels, self._teller = folder, max_pixels, teller
+
+    def images(self, bench: Bench, images: Sequence[LabelledImage]) -> dict[str, str]:
+        """Pass the images without a row through the backbone; returns {digest: why it gave none}."""
+        missing = set(bench.store.missing([image.digest for image in images]))
+        if not missing:
+            return {}
+        result = bench.extractor(self._max_pixels).extract(
+            self._files([image for image in images if image.digest in missing]),
+            on_progress=self._report,
+            cancelled=self._teller.cancelled,
+        )
+        bench.keep_speed(result)
+        return self._told(bench, result)
+
+    def views(
+        self, bench: Bench, images: Sequence[LabelledImage], augmentation: Augmentation, n_views: int
+    ) -> None:
+        """Pass the augmented views without a row through the backbone. An image that gives none has none."""
+        lacking = [image for image in images if self.missing_views(bench, [image], augmentation, n_views)]
+        if not lacking:
+            return
+        result = bench.extractor(self._max_pixels).extract_views(
+            self._files(lacking),
+            augmentation,
+            n_views,
+            on_progress=self._report,
+            cancelled=self._teller.cancelled,
+        )
+        self._told(bench, result)
+
+    def missing_views(
+        self, bench: Bench, images: Sequence[LabelledImage], augmentation: Augmentation, n_views: int
+    ) -> int:
+        """How many views have no row yet."""
+        keys = [
+            view_key(image.digest, augmentation, index) for image in images for index in range(1, n_views + 1)
+        ]
+        return len(bench.store.missing(keys))
+
+    def _files(self, images: Sequence[LabelledImage]) -> list[tuple[str, Path]]:
+        return list({image.digest: self._folder / image.path for image in images}.items())
+
+    def _report(self, progress: ExtractionProgress) -> None:
+        self._teller.tell(progress.done, progress.total, progress.images_per_second, progress.seconds_left)
+
+    def _told(self, bench: Bench, result: ExtractionResult) -> dict[str, str]:
+        teller = self._teller
+        teller.emit(
+            ImagesPassed(teller.job_id, teller.model, bench.spec.name, result.n_passed, n_bad=len(result.bad))
+        )
+        teller.check_cancelled()
+        return dict(result.bad)

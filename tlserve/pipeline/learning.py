@@ -1,0 +1,196 @@
+"""From a filled cache to a trained head: quickly by a plan that is known, or by looking for a better plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tlserve.core.augmentation import Augmentation, policy, view_key
+from tlserve.core.head import Head
+from tlserve.core.judge import paired_difference
+from tlserve.core.lifecycle import Phase
+from tlserve.core.messages import Recipe
+from tlserve.core.plan import Depth, HeadKind, Plan, Strategy
+from tlserve.core.strategy import Choice
+from tlserve.core.types import Features, Snapshot, Split
+from tlserve.pipeline.choosing import choose_strategy
+from tlserve.pipeline.filling import Filler
+from tlserve.pipeline.telling import Teller
+from tlserve.pipeline.workshop import Bench, Workshop
+from tlserve.plugin_api import LAST_TAP
+from tlserve.training import Examples, TrainedHead, train
+
+FEW_VIEWS = 256
+"""A quick pass makes this many missing views at most; the study after it makes the rest."""
+LOOKING = "looking for a better version"
+NO_VIEWS = Augmentation()
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """A trained head, the plan it came from, and what was found out on the way (parts of the report)."""
+
+    trained: TrainedHead
+    plan: Plan
+    notes: dict[str, Any] = field(default_factory=dict)
+    choice: Choice | None = None
+
+
+class Learner:
+    """Learns one snapshot on one build."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        snapshot: Snapshot,
+        recipe: Recipe,
+        filler: Filler,
+        teller: Teller,
+        *,
+        groups: Sequence[int],
+        warm: Head | None,
+    ) -> None:
+        """groups: of the training images, in order; near duplicates share a number. warm: the live head."""
+        self._bench, self._recipe, self._filler, self._teller = bench, recipe, filler, teller
+        self._images, self._held_out = snapshot.on(Split.TRAIN), snapshot.on(Split.HELD_OUT)
+        self._groups, self._warm = groups, warm
+
+    def quick(self, plan: Plan) -> Learned:
+        """By the plan, on whatever views the cache has or a moment gives."""
+        augmentation = policy(plan.augment)
+        missing = self._filler.missing_views(self._bench, self._images, augmentation, plan.views)
+        if 0 < missing <= FEW_VIEWS:
+            self._filler.views(self._bench, self._images, augmentation, plan.views)
+        self._teller.enter(Phase.TRAINING)
+        examples = self.examples(plan.taps, augmentation, plan.views)
+        return Learned(self._train(examples, plan.taps, (plan.head,), plan.mixup), plan)
+
+    def study(self, depth: Depth, shop: Workshop, *, tuned: Plan | None = None) -> Learned:
+        """Find the plan that cross-validation likes best, as far as the depth allows, and train by it.
+
+        tuned: what the build was fine-tuned for; its taps are not in question any more.
+        """
+        self._teller.enter(Phase.TRAINING, f"{LOOKING}: comparing taps and heads")
+        wish = self._recipe.wish
+        choice = None
+        if tuned is None:
+            choice = choose_strategy(
+                shop,
+                self._bench,
+                self._images,
+                self._recipe,
+                groups=self._groups,
+                depth=depth,
+                teller=self._teller,
+            )
+        taps = choice.taps if choice else (LAST_TAP,)
+        kinds = tuple(HeadKind) if wish.head == "auto" else (wish.head,)
+        trained = self._train(self.examples(taps), taps, kinds, wish.mixup and depth is Depth.ROWS)
+        strategy = tuned.strategy if tuned else Strategy.TAPS if taps != (LAST_TAP,) else Strategy.HEAD
+        plan = Plan(taps, trained.kind, strategy, mixup=mixed(trained))
+        notes: dict[str, Any] = {"strategy": choice.as_report()} if choice else {}
+        learned = Learned(trained, plan, notes, choice)
+        return self._with_views(learned) if depth is Depth.FULL else learned
+
+    def examples(
+        self, taps: tuple[str, ...], augmentation: Augmentation = NO_VIEWS, n_views: int = 0
+    ) -> Examples:
+        """The rows of the training images, and of those of their views that the cache has."""
+        store, columns = self._bench.store, self._bench.spec.columns(taps)
+        keys = {
+            view_key(image.digest, augmentation, index): position
+            for position, image in enumerate(self._images)
+            for index in augmentation.indices(n_views)
+        }
+        there = keys.keys() - set(store.missing(keys))
+        wanted = [key for key in keys if key in there]
+        return Examples.of(
+            store.read([image.digest for image in self._images], columns),
+            [image.label for image in self._images],
+            views=store.read(wanted, columns) if wanted else None,
+            views_of=[keys[key] for key in wanted],
+            groups=self._groups,
+        )
+
+    def _with_views(self, plain: Learned) -> Learned:
+        """The same with augmented views and mixtures, if cross-validation says that these help."""
+        wish = self._recipe.wish
+        augmentation = policy(wish.augment)
+        if not (augmentation.operations and wish.views) and not wish.mixup:
+            return plain
+        self._teller.enter(Phase.EXTRACTING, f"{LOOKING}: passing augmented views")
+        self._filler.views(self._bench, self._images, augmentation, wish.views)
+        self._teller.enter(Phase.TRAINING, f"{LOOKING}: learning from augmented views")
+        taps = plain.plan.taps
+        trained = self._train(
+            self.examples(taps, augmentation, wish.views), taps, (plain.plan.head,), wish.mixup
+        )
+        note = gained(plain.trained, trained)
+        note |= {"policy": ", ".join(wish.augment), "operations": augmentation.words(), "views": wish.views}
+        notes = plain.notes | {"augmentation": note}
+        if not note["kept"]:
+            return replace(plain, notes=notes)
+        # The report of the heads' comparison belongs to the version all the same.
+        report = {**plain.trained.report, **trained.report}
+        for key in ("comparison", "choice"):
+            if key in plain.trained.report:
+                report[key] = plain.trained.report[key]
+        plan = replace(plain.plan, augment=wish.augment, views=wish.views, mixup=mixed(trained))
+        return replace(plain, trained=replace(trained, report=report), plan=plan, notes=notes)
+
+    def _train(
+        self, examples: Examples, taps: tuple[str, ...], kinds: tuple[HeadKind, ...], mixup: bool
+    ) -> TrainedHead:
+        trained = train(
+            examples,
+            taps,
+            kinds=kinds,
+            seed=self._recipe.seed,
+            mixup=mixup,
+            warm=self._warm,
+            held_out_rows_for_novelty=self.held_out_rows(taps),
+            novelty_budget_kb=self._recipe.wish.novelty_budget_kb,
+            device="cuda" if self._bench.device.is_cuda else "cpu",
+            on_progress=self._teller.tell,
+            cancelled=self._teller.cancelled,
+        )
+        self._teller.check_cancelled()
+        return trained
+
+    def held_out_rows(self, taps: tuple[str, ...]) -> Features | None:
+        if not self._held_out:
+            return None
+        return self._bench.store.read(
+            [image.digest for image in self._held_out], self._bench.spec.columns(taps)
+        )
+
+
+def default_plan(recipe: Recipe) -> Plan:
+    """Where nothing was studied yet: the head that the settings name, else the simplest, on the last tap."""
+    return Plan((LAST_TAP,), HeadKind.SOFTMAX if recipe.wish.head == "auto" else recipe.wish.head)
+
+
+def mixed(trained: TrainedHead) -> bool:
+    """Whether mixtures of rows were kept."""
+    return bool((trained.report.get("mixup") or {}).get("kept", False))
+
+
+def gained(without: TrainedHead, with_views: TrainedHead) -> dict[str, Any]:
+    """What views (and mixtures) gained out of fold, on the same images in the same folds."""
+    before, after = without.out_of_fold, with_views.out_of_fold
+    hits = [(fold.probabilities.argmax(axis=1) == fold.targets) for fold in (after, before)]
+    gain, low, _ = paired_difference(hits[0], hits[1])
+    nll_before, nll_after = (one.report["out_of_fold"]["nll_after"] for one in (without, with_views))
+    kept = gain > 0 or (gain == 0 and nll_after < nll_before)
+    words = f"{after.accuracy:.1%} with augmented views, {before.accuracy:.1%} without, cross-validated"
+    return {
+        "accuracy_without": before.accuracy,
+        "accuracy_with": after.accuracy,
+        "gain": gain,
+        "standard_error": (gain - low) / 1.644854,
+        "nll_without": nll_before,
+        "nll_with": nll_after,
+        "kept": kept,
+        "reason": f"{words}: {'they are learnt from' if kept else 'they are left out'}",
+    }

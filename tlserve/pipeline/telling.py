@@ -1,0 +1,59 @@
+"""What a pass tells while it works: the phase it is in, how far it is, and how long each phase took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from tlserve.core.lifecycle import Phase
+from tlserve.core.messages import Event, Progress
+
+PROGRESS_EVERY_SECONDS = 0.2
+
+Emit = Callable[[Event], None]
+
+
+class Cancelled(Exception):
+    """The daemon asked for the end of this job."""
+
+
+class Teller:
+    """Progress of one job. `cancelled` is asked at each step; everything costly asks it too."""
+
+    def __init__(self, job_id: str, model: str, emit: Emit, cancelled: Callable[[], bool]) -> None:
+        self.job_id, self.model = job_id, model
+        self.emit, self.cancelled = emit, cancelled
+        self.timeline: dict[str, float] = {}
+        """Seconds spent in each phase that is over."""
+        self._phase: Phase | None = None
+        self._phase_began = self._told_at = 0.0
+
+    def enter(self, phase: Phase | None, note: str = "") -> None:
+        """Begin a phase, or say something new about the present one; None ends the last. Raises Cancelled."""
+        now = time.perf_counter()
+        if self._phase is not None:
+            spent = self.timeline.get(self._phase.value, 0.0) + now - self._phase_began
+            self.timeline[self._phase.value] = round(spent, 4)
+        entered, self._phase, self._phase_began = phase is not self._phase, phase, now
+        if phase is not None and (entered or note):
+            self.check_cancelled()
+            self.emit(Progress(self.job_id, self.model, phase, note=note))
+
+    def tell(
+        self, done: int, total: int, per_second: float | None = None, seconds_left: float | None = None
+    ) -> None:
+        """How far the present phase is; told a few times a second at most, and at its end."""
+        if self._phase is not None and self._is_time(done == total):
+            self.emit(Progress(self.job_id, self.model, self._phase, done, total, per_second, seconds_left))
+
+    def check_cancelled(self) -> None:
+        """Raises Cancelled."""
+        if self.cancelled():
+            raise Cancelled
+
+    def _is_time(self, last: bool) -> bool:
+        now = time.perf_counter()
+        if last or now - self._told_at >= PROGRESS_EVERY_SECONDS:
+            self._told_at = now
+            return True
+        return False
