@@ -1,10 +1,10 @@
-"""How many wrong labels are found: 5 % of the flowers are given another class, then the most suspicious counted.
+"""How many wrong labels are found: 5 % of the flowers get another class, and the most suspicious are counted.
 
     python -m tests.benchmarks mislabelled
 
-As in a pass: four fifths of the images are learnt from, wrong labels and all, and judged out of fold; the fifth that
-is held out is judged by the head. Bar: of the equally many most suspicious images, at least 70 % are planted ones
-(mean of 5 seeds).
+As in a pass: four fifths of the images are learnt from, wrong labels and all, and judged out of fold; the
+fifth that is held out is judged by the head. Bar: of the equally many most suspicious images, at least 70 %
+are planted ones (mean of 5 seeds).
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def measure(features: Floats, labels: npt.NDArray[np.str_]) -> dict[str, str]:
         found[f"called mislabelled, {kind}"] = f"{called[0]:.0f}, of which planted {called[1]:.0f} %"
     clean = hunt(features, truth, names.tolist(), HeadKind.SOFTMAX, share=0, seed=0)
     found["called mislabelled with no label planted"] = f"{clean.n_called} of {len(labels)}"
-    found["seconds to find them, the fits apart"] = f"{clean.seconds:.2f}"
+    found["time to find them, the fits apart"] = f"{1000 * clean.seconds:.0f} ms"
     return found
 
 

@@ -239,3 +239,75 @@ def test_a_reader_that_goes_away_early_is_no_traceback(colours: Colours) -> None
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
     assert "Traceback" not in done.stderr
+
+
+def test_a_report_as_a_page_is_a_file_whose_path_goes_to_stdout(colours: Colours, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    result = run(*("report", "colours", "previous", "--out", out, "--no-open"), "--address", colours.address)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"{out}\n"
+    assert out.read_text() == "<!doctype html><title>colours 1 é</title>"
+    result = run("report", "colours", "--html", "--no-open", "--address", colours.address)
+    page = Path(result.stdout.strip())
+    assert page.name.startswith("tlserve-colours-live-")
+    assert page.read_text() == "<!doctype html><title>colours 2 é</title>"
+    page.unlink()
+
+
+def test_the_page_of_an_unknown_version_leaves_no_file(colours: Colours, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    assert run("report", "colours", "7", "--out", out, "--address", colours.address).exit_code == 1
+    assert not out.exists()
+
+
+def test_a_page_as_json_or_into_no_folder_is_wrong_use(colours: Colours) -> None:
+    for more in (["--html", "--json"], ["--out", "no/such/folder/page.html"]):
+        assert run("report", "colours", *more, "--address", colours.address).exit_code == 2
+
+
+def test_the_browser_that_the_environment_names_is_given_the_page(colours: Colours, tmp_path: Path) -> None:
+    seen, browser, page = tmp_path / "seen", tmp_path / "browser", tmp_path / "a page.html"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {seen}\n')
+    browser.chmod(0o755)
+    command = [sys.executable, "-m", "tlserve", "report", "colours", "--out", str(page)]
+    done = subprocess.run(
+        [*command, "--address", colours.address],
+        env={**os.environ, "BROWSER": f"{browser} %s"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    assert seen.read_text() == f"{page.as_uri()}\n"
+
+
+def test_without_a_display_it_is_said_where_the_page_is(colours: Colours, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    nowhere = {"BROWSER": "", "DISPLAY": "", "WAYLAND_DISPLAY": ""}
+    result = run("report", "colours", "--out", page, "--address", colours.address, env=nowhere)
+    assert result.stdout == f"{page}\n"
+    assert result.stderr == "No browser can be opened here; open that file in yours.\n"
+
+
+def test_a_backbone_is_adopted_shown_and_given_back(colours: Colours) -> None:
+    colours.backend.adopted = "other"
+    assert "learns on other, not nano" in run("models", "--address", colours.address).stdout
+    result = run("adopt", "colours", "--reset", "--address", colours.address)
+    assert colours.backend.adopted == ""
+    assert result.stderr == "colours: it learns on nano from now on, as version 2 did.\n"
+    assert "not nano" not in run("models", "--address", colours.address).stdout
+    result = run("adopt", "colours", "nano", "--address", colours.address)
+    assert colours.backend.adopted == "nano"
+    assert "tlserve watch colours" in result.stderr
+
+
+def test_an_unknown_backbone_is_not_adopted(colours: Colours) -> None:
+    result = run("adopt", "colours", "nanoo", "--address", colours.address)
+    assert result.exit_code == 1
+    assert "did you mean nano" in result.stderr
+    assert colours.backend.adopted == ""
+
+
+@pytest.mark.parametrize("arguments", [["colours"], ["colours", "nano", "--reset"]])
+def test_adopting_nothing_or_twice_is_wrong_use(colours: Colours, arguments: list[str]) -> None:
+    assert run("adopt", *arguments, "--address", colours.address).exit_code == 2

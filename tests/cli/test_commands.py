@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import run
 from tlserve import __version__
 from tlserve.cli.failing import exit_code
+from tlserve.cli.options import LEARNING_HELP, learning_flags
 from tlserve.core.errors import SettingsError, TlserveError
+from tlserve.settings import Settings, load_settings
 
 COMMANDS = [
     "serve",
@@ -19,12 +22,14 @@ COMMANDS = [
     "models",
     "versions",
     "report",
+    "compare",
     "retrain",
     "export",
     "promote",
     "rollback",
     "pin",
     "promotion",
+    "adopt",
     "watch",
     "backbones",
     "doctor",
@@ -64,7 +69,7 @@ def every_error(kind: type[TlserveError] = TlserveError) -> list[type[TlserveErr
 @pytest.mark.parametrize("kind", every_error())
 def test_every_error_has_an_exit_code(kind: type[TlserveError]) -> None:
     error = kind.__new__(kind)
-    assert exit_code(error) == (2 if kind is SettingsError else 1)
+    assert exit_code(error) == (2 if issubclass(kind, SettingsError) else 1)
 
 
 def test_unknown_commands_and_options_are_wrong_use() -> None:
@@ -81,3 +86,35 @@ def test_a_setting_that_cannot_work_is_wrong_use_and_one_line() -> None:
 
 def test_an_unknown_setting_in_the_environment_does_no_harm() -> None:
     assert run("models", "--address", "127.0.0.1:1", env={"TLSERVE_COLOUR": "red"}).exit_code == 1
+
+
+def test_flags_of_learning_say_what_the_settings_say() -> None:
+    assert {name: Settings.model_fields[name].description for name in LEARNING_HELP} == LEARNING_HELP
+
+
+@pytest.mark.parametrize("command", ["serve", "train"])
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--head", "tree"),
+        ("--strategy", "magic"),
+        ("--augment", "flip,magic"),
+        ("--views", "-1"),
+        ("--unfreeze", "0"),
+    ],
+)
+def test_a_flag_of_learning_that_cannot_work_is_wrong_use(
+    command: str, flag: str, value: str, tmp_path: Path
+) -> None:
+    folder = [] if command == "serve" else [tmp_path]
+    result = run(command, *folder, "--state", tmp_path / "state", flag, value)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"tlserve: settings: {flag.removeprefix('--')}")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_flags_of_learning_become_settings() -> None:
+    flags = learning_flags(head="ridge", strategy=None, augment="flip, crop", views=5, unfreeze="3")
+    settings = load_settings(flags)
+    assert (settings.head, settings.strategy, settings.views, settings.unfreeze) == ("ridge", "auto", 5, 3)
+    assert settings.augment == ("flip", "crop")

@@ -42,3 +42,15 @@ def test_a_terminal_gets_bars_that_end_full() -> None:
 
 def test_phases_that_are_no_work_are_not_shown() -> None:
     assert show([Step("idle"), Step("waiting"), Step("failed")], terminal=False) == ""
+
+
+def test_parts_of_the_work_have_lines_and_bars_of_their_own() -> None:
+    steps = [Step("extracting", part="a"), Step("training", part="a"), Step("extracting", part="b")]
+    assert show(steps, terminal=False).splitlines() == [
+        "a: running the backbone",
+        "a: training the head",
+        "b: running the backbone",
+    ]
+    text = show(steps, terminal=True)
+    assert "a: running the backbone" in text
+    assert "b: running the backbone" in text

@@ -63,3 +63,81 @@ def test_many_problems_are_cut_and_counted() -> None:
 
 def test_a_report_without_parts_is_shown_without_them() -> None:
     assert "no decision recorded" in text_of({"model": "flowers"})
+
+
+FULL: dict[str, Any] = REPORT | {
+    "plan": {"strategy": "taps"},
+    "strategy": {"reason": "earlier taps tell the classes apart better"},
+    "training": {
+        "temperature": 1.25,
+        "choice": "ridge: as good as the others, and simpler",
+        "comparison": [
+            {
+                "kind": "softmax",
+                "cv_accuracy": 0.91,
+                "nll": 0.3,
+                "ece": 0.02,
+                "seconds": 1.5,
+                "chosen": False,
+            },
+            {"kind": "ridge", "cv_accuracy": 0.915, "nll": None, "ece": 0.01, "seconds": 0.2, "chosen": True},
+            {"kind": "mlp", "chosen": False, "why_not": "left out"},
+        ],
+        "out_of_fold": {"nll_before": 0.4, "nll_after": 0.35, "ece_before": 0.05, "ece_after": 0.01},
+    },
+    "augmentation": {"gain": 0.009, "standard_error": 0.004, "kept": True, "reason": "light views helped"},
+    "learning_curve": {"points": [], "reading": "More images would help."},
+    "health": {
+        "findings": [
+            {
+                "kind": "bad_image",
+                "severity": "warning",
+                "sentence": "25 files cannot be decoded.",
+                "count": 25,
+                "paths": [f"{n}.jpg" for n in range(25)],
+                "notes": ["truncated"] * 25,
+            }
+        ]
+    },
+    "mislabelled": [
+        {"path": f"daisy/{n}.jpg", "given": "daisy", "suggested": "roses", "score": 0.9} for n in range(12)
+    ],
+}
+
+
+def test_strategy_heads_augmentation_calibration_and_learning_curve_take_a_line_each() -> None:
+    lines = text_of(FULL).splitlines()
+    assert "Strategy: taps: earlier taps tell the classes apart better" in lines
+    assert "Head: ridge: as good as the others, and simpler" in lines
+    assert "Augmentation: +0.9 points (standard error 0.4), kept: light views helped" in lines
+    assert "Calibration: ECE 5.0 % to 1.0 %, NLL 0.400 to 0.350 by temperature 1.25, out of fold" in lines
+    assert "Learning curve: More images would help." in lines
+
+
+def test_the_heads_are_compared_the_best_first_and_the_chosen_one_is_marked() -> None:
+    lines = text_of(FULL).splitlines()
+    rows = [line.split() for line in lines if line.startswith(("softmax", "ridge", "mlp"))]
+    assert [row[0] for row in rows] == ["ridge", "softmax", "mlp"]
+    assert rows[0][1:5] == ["(chosen)", "91.5", "%", "-"]
+    assert rows[2][1:] == ["-", "-", "-", "-"]
+
+
+def test_findings_name_their_first_paths_and_are_not_told_again_as_problems() -> None:
+    text = text_of(FULL)
+    assert "  25 files cannot be decoded.\n    0.jpg: truncated\n" in text
+    assert "    ... and 22 more" in text
+    assert text.count("truncated") == 3
+    assert "problems in the folder" not in text
+
+
+def test_the_most_suspicious_images_are_listed_with_both_classes() -> None:
+    text = text_of(FULL)
+    assert "  daisy/0.jpg: daisy -> roses\n" in text
+    assert text.count("-> roses") == 10
+    assert "  ... and 2 more" in text
+
+
+def test_parts_that_are_null_are_left_out() -> None:
+    names = ("strategy", "plan", "training", "augmentation", "learning_curve", "health", "mislabelled")
+    text = text_of({"model": "flowers"} | dict.fromkeys(names))
+    assert text.strip() == "flowers: no decision recorded"

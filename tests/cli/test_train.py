@@ -12,13 +12,13 @@ import pytest
 from tests.flow.daemon_process import draw_shapes
 from tlserve.app.lock import StateLock
 from tlserve.cli.training import serve_command
-from tlserve.release import VersionStore
+from tlserve.release import LiveState, VersionStore, with_backbone
 from tlserve.release.layout import StateLayout
 from tlserve.settings import load_settings
 
 
-def train(folder: Path, state: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tlserve", "train", str(folder), "--state", str(state)]
+def train(folder: Path, state: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tlserve", "train", str(folder), "--state", str(state), *more]
     return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
 
 
@@ -45,6 +45,50 @@ def test_one_pass_makes_a_live_version_and_says_where_it_is(trained: Trained) ->
     assert "version 1 is live" in trained.said.stderr
     command = f"tlserve serve --state {trained.state} --watch {trained.folder.parent}\n"
     assert trained.said.stderr.endswith(command)
+
+
+def test_its_report_is_a_page_when_the_command_ends(trained: Trained) -> None:
+    page = trained.state / "models" / "shapes" / "1" / "report.html"
+    assert f"Its report, for your browser: {page}\n" in trained.said.stderr
+    assert page.read_text().lstrip().lower().startswith("<!doctype html>")
+
+
+def test_heads_were_compared_and_no_view_was_made(trained: Trained) -> None:
+    store = VersionStore(StateLayout(trained.state).models)
+    assert len(store.report("shapes", 1)["training"]["comparison"]) > 1
+    plan = store.manifest("shapes", 1).plan
+    assert plan is not None
+    assert plan.views == 0
+
+
+def test_flags_say_how_to_learn(trained: Trained, tmp_path: Path) -> None:
+    flags = ("--head", "ridge", "--strategy", "head")
+    said = train(trained.folder, tmp_path / "state", *flags)
+    assert said.returncode == 0, said.stderr
+    plan = VersionStore(StateLayout(tmp_path / "state").models).manifest("shapes", 1).plan
+    assert plan is not None
+    assert (plan.head, plan.strategy) == ("ridge", "head")
+    assert said.stderr.endswith("--head ridge --strategy head\n")
+
+
+def test_an_adopted_backbone_outranks_the_flag_and_is_told(trained: Trained, tmp_path: Path) -> None:
+    store = VersionStore(StateLayout(tmp_path / "state").models)
+    store.write_live("shapes", with_backbone(LiveState(), "nano"))
+    said = train(trained.folder, tmp_path / "state", "--backbone", "torchvision/none")
+    assert said.returncode == 0, said.stderr
+    assert store.manifest("shapes", 1).backbone == "nano"
+    assert store.live("shapes").backbone == "nano"
+    assert "It learns on nano: " in said.stderr
+
+
+def test_a_study_looks_for_a_better_version_after_the_first(trained: Trained, tmp_path: Path) -> None:
+    said = train(trained.folder, tmp_path / "state", "--study", "--views", "1")
+    assert said.returncode == 0, said.stderr
+    layout = StateLayout(tmp_path / "state")
+    assert layout.study("shapes").is_file()
+    assert "version 1 is" in said.stderr
+    newest = VersionStore(layout.models).versions("shapes")[-1]
+    assert (layout.models / "shapes" / str(newest) / "report.html").is_file()
 
 
 def test_the_hint_names_a_backbone_that_is_not_the_default(tmp_path: Path) -> None:

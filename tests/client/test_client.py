@@ -218,3 +218,48 @@ async def test_a_sync_watch_ends_with_the_server(running: Running) -> None:
     running.backend.tell(event)
     await running.server.stop(grace_seconds=30)
     assert await watching == [event]
+
+
+async def test_a_report_is_a_page_too(ask: Ask) -> None:
+    assert await ask("report_page", MODEL) == "<!doctype html><title>colours 2 é</title>"
+    assert await ask("report_page", MODEL, "previous") == "<!doctype html><title>colours 1 é</title>"
+    with pytest.raises(NotFound):
+        await ask("report_page", MODEL, "7")
+
+
+async def test_a_backbone_is_adopted_and_given_back(ask: Ask) -> None:
+    assert (await ask("model", MODEL)).wanted_backbone == ""
+    assert (await ask("set_backbone", MODEL, "nano")).wanted_backbone == "nano"
+    assert (await ask("model", MODEL)).wanted_backbone == "nano"
+    with pytest.raises(NotFound, match="did you mean nano"):
+        await ask("set_backbone", MODEL, "nanoo")
+    assert (await ask("model", MODEL)).wanted_backbone == "nano"
+    assert (await ask("set_backbone", MODEL, "")).wanted_backbone == ""
+
+
+async def test_backbones_are_compared_each_once(running: Running, ask: Ask) -> None:
+    compared = await ask("compare", MODEL, ["nano", "broken", "nano"])
+    assert [row["backbone"] for row in compared.found["rows"]] == ["nano", "broken"]
+    assert compared.found["n_images"] == 30
+    assert compared.page.endswith("colours é</title>")
+    assert running.backend.compared == [(MODEL, ["nano", "broken"])]
+
+
+@pytest.mark.parametrize("backbones", [[], ["nano", ""]])
+async def test_a_comparison_of_nothing_is_a_wrong_request(ask: Ask, backbones: list[str]) -> None:
+    with pytest.raises(InvalidRequest, match="names of backbones"):
+        await ask("compare", MODEL, backbones)
+
+
+async def test_a_comparison_of_an_unknown_model_is_not_found(ask: Ask) -> None:
+    with pytest.raises(NotFound, match="colours"):
+        await ask("compare", "colors", ["nano"])
+
+
+async def test_a_client_that_leaves_takes_its_comparison_along(running: Running) -> None:
+    running.backend.gate.clear()
+    async with AsyncClient(running.address, timeout_seconds=None) as client:
+        asking = asyncio.create_task(client.compare(MODEL, ["nano"]))
+        await running.backend.until(lambda backend: backend.working == 1)
+        asking.cancel()
+        await running.backend.until(lambda backend: backend.cancelled == 1)

@@ -14,6 +14,7 @@ from tlserve.core.head import (
     Layer,
     Novelty,
     Projection,
+    answers,
     apply,
     centroid_distance,
     logits,
@@ -106,6 +107,28 @@ def test_a_row_at_the_mean_is_like_nothing_seen() -> None:
     assert centroid_distance(block, f32([1, 1]))[0] == 1
 
 
+def test_doubt_makes_an_image_farther_and_being_very_sure_no_nearer() -> None:
+    block = Novelty(f32(0), f32(1), f32([1, 0], [0, 1]), f32(0, 1), f32(0, 1), doubt_weight=0.25, sure_at=3.0)
+    # All lie at a centroid; the best class score is 1, 2, 3 and 30.
+    rows = f32([1, 0], [0, 2], [3, 0], [30, 0])
+    np.testing.assert_allclose(novelty_scores(head(novelty=block), rows), [0.5, 0.25, 0, 0], atol=1e-6)
+
+
+def test_doubt_is_of_the_scores_before_temperature() -> None:
+    block = Novelty(f32(0), f32(1), f32([1, 0]), f32(0, 1), f32(0, 1), doubt_weight=0.25, sure_at=3.0)
+    found = [novelty_scores(head(novelty=block, temperature=t), f32([1, 0]))[0] for t in (0.5, 1.0, 4.0)]
+    np.testing.assert_allclose(found, 0.5, atol=1e-6)
+
+
+def test_answers_are_probabilities_and_novelty_in_one() -> None:
+    block = Novelty(f32(0), f32(1), f32([1, 0]), f32(0, 2), f32(0, 1), doubt_weight=0.1, sure_at=3.0)
+    one, rows = head(novelty=block), f32([1, 0], [-1, 2], [0, 0])
+    probabilities, novelty = answers(one, rows)
+    np.testing.assert_array_equal(probabilities, apply(one, rows))
+    np.testing.assert_array_equal(novelty, novelty_scores(one, rows))
+    assert len(set(novelty.tolist())) == 3
+
+
 def test_a_head_without_a_novelty_block_finds_nothing_new() -> None:
     np.testing.assert_array_equal(novelty_scores(head(), f32([9, 9])), [0])
 
@@ -127,6 +150,8 @@ def test_a_head_without_a_novelty_block_finds_nothing_new() -> None:
         lambda: head(novelty=Novelty(f32(1), f32(1), f32([1]), f32(0), f32(0))),
         lambda: Novelty(f32(1, 2), f32(1, 2), f32([1]), f32(0), f32(0)),
         lambda: Novelty(f32(1, 2), f32(1, 2), f32([1, 2]), f32(0, 1), f32(0)),
+        lambda: Novelty(f32(1), f32(1), f32(1, 2), f32(0), f32(0)),
+        lambda: head(novelty=Novelty(f32(1), f32(1), f32([1, 2, 3]), f32(0), f32(0))),
     ],
 )
 def test_a_head_that_cannot_be_applied_cannot_be_made(build: Any) -> None:

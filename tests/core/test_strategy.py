@@ -21,14 +21,12 @@ def scored(last: float, both: float, early: float, error: float = 0.003) -> tupl
     """Three sets: the last tap, stage4 beside it, stage1 alone."""
     sets = ((LAST, 1280, last), (BOTH, 1440, both), (("stage1",), 24, early))
     return tuple(
-        TapScore(
-            taps, width, accuracy, 0.007, accuracy, -0.3, accuracy - last, 0.0 if taps == LAST else error
-        )
-        for taps, width, accuracy in sets
+        TapScore(taps, width, right, 0.007, right, -0.3, right - last, 0.0 if taps == LAST else error)
+        for taps, width, right in sets
     )
 
 
-SIMILAR = scored(0.874, 0.879, 0.61)
+SIMILAR = scored(0.874, 0.877, 0.61)
 HELPED = scored(0.874, 0.889, 0.61)
 DIFFERENT = scored(0.61, 0.69, 0.84)
 LOST = scored(0.26, 0.25, 0.265)
@@ -74,7 +72,7 @@ def test_size_and_similarity_decide(
 def test_the_reason_holds_the_numbers_in_per_cent() -> None:
     assert choose(seen(SIMILAR), Wish()).reason == (
         "2,350 images are few (large from 5,000) and the last tap separates the classes as well as any "
-        "earlier one (87.4 % against 87.9 %): the pictures resemble what the backbone knows, so a head on "
+        "earlier one (87.4 % against 87.7 %): the pictures resemble what the backbone knows, so a head on "
         "its last tap is enough."
     )
     assert choose(seen(DIFFERENT), Wish()).reason == (
@@ -112,15 +110,15 @@ def test_leaving_the_last_tap_out_takes_surer_evidence_than_adding_to_it() -> No
     assert choose(seen(scored(0.8, 0.79, 0.84, **twice_its_error)), Wish()).taps == ("stage1",)
 
 
-def test_a_gain_under_a_point_moves_nothing_however_sure() -> None:
-    choice = choose(seen(scored(0.874, 0.883, 0.6, error=0.0001)), Wish())
+def test_a_gain_under_half_a_point_moves_nothing_however_sure() -> None:
+    choice = choose(seen(scored(0.874, 0.878, 0.6, error=0.0001)), Wish())
     assert choice.strategy is Strategy.HEAD
-    assert "under the 1.0 points that would count" in why_not(choice, Strategy.TAPS)
+    assert "under the 0.5 points that would count" in why_not(choice, Strategy.TAPS)
 
 
 def test_thresholds_move_the_lines() -> None:
     assert choose(seen(SIMILAR), Wish(large_images=2_000)).size == "large"
-    assert choose(seen(SIMILAR), Wish(), thresholds=Thresholds(least_gain=0.004)).strategy is Strategy.TAPS
+    assert choose(seen(SIMILAR), Wish(), thresholds=Thresholds(0.002, 0.5)).strategy is Strategy.TAPS
     assert choose(seen(HELPED), Wish(), thresholds=Thresholds(similar_from=0.99)).likeness == "different"
     assert (
         choose(seen(SIMILAR, MANY), Wish(), thresholds=Thresholds(near_chance=0.9)).strategy
@@ -164,6 +162,7 @@ def test_a_pass_over_rows_leaves_fine_tuning_to_the_full_one() -> None:
         choice = choose(seen(SIMILAR, MANY), wish, depth=Depth.ROWS)
         assert choice.strategy is Strategy.HEAD
         assert "a full pass takes it up" in choice.reason
+        assert why_not(choice, Strategy.FINETUNE) == "this pass fits heads only, a full pass takes it up"
 
 
 @pytest.mark.parametrize("asked", list(Strategy))

@@ -45,7 +45,7 @@ def small_head(seed: int = 0, *, n_layers: int = 1, novelty: bool = True) -> Hea
         layers=tuple(Dense(draw(a, b), draw(b)) for a, b in pairwise(widths)),
         link="softmax",
         temperature=1.2345678901234567,
-        novelty=Novelty(draw(6), np.abs(draw(6)), draw(3, 6), np.sort(draw(5)), np.sort(draw(5)))
+        novelty=Novelty(draw(6), np.abs(draw(6)), draw(3, 6), np.sort(draw(5)), np.sort(draw(5)), 0.25, -3.5)
         if novelty
         else None,
     )

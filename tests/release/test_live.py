@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -15,9 +17,11 @@ from tlserve.release import (
     promoted,
     rolled_back,
     versions_to_retire,
+    with_backbone,
     with_promotion,
     without_retired,
 )
+from tlserve.release.live import live_from_json, live_to_json
 
 
 def after(*versions: int) -> LiveState:
@@ -58,6 +62,26 @@ def test_pins_come_and_go() -> None:
 
 def test_promotion_returns_to_the_settings() -> None:
     assert with_promotion(rolled_back(after(1, 2), 1.0), None).promotion is None
+
+
+def test_an_adopted_backbone_stays_through_promotions_until_it_is_given_back() -> None:
+    state = promoted(with_backbone(after(1), "torchvision/resnet50"), 2, 9.0, "better")
+    assert live_from_json(live_to_json(state)) == state
+    assert state.backbone == "torchvision/resnet50"
+    assert with_backbone(state, None) == replace(state, backbone=None)
+
+
+def test_a_live_file_of_an_older_release_adopts_nothing() -> None:
+    raw = json.loads(live_to_json(after(1, 2)))
+    del raw["backbone"]
+    assert live_from_json(json.dumps(raw).encode()) == after(1, 2)
+
+
+@pytest.mark.parametrize("backbone", ["", 7, ["nano"]])
+def test_a_live_file_with_another_kind_of_backbone_is_refused(backbone: object) -> None:
+    raw = json.loads(live_to_json(after(1))) | {"backbone": backbone}
+    with pytest.raises(ValueError, match="not the name of a backbone"):
+        live_from_json(json.dumps(raw).encode())
 
 
 def test_live_forgets_what_is_retired_and_old_history() -> None:

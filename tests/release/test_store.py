@@ -41,6 +41,8 @@ def assert_same_head(one: Head, other: Head) -> None:
     if one.novelty is not None and other.novelty is not None:
         for name in ("mean", "scale", "centroids", "distances", "ranks"):
             np.testing.assert_array_equal(getattr(one.novelty, name), getattr(other.novelty, name))
+        assert one.novelty.doubt_weight == other.novelty.doubt_weight
+        assert one.novelty.sure_at == other.novelty.sure_at
 
 
 @pytest.mark.parametrize("n_layers", [1, 2])

@@ -34,6 +34,7 @@ from tlserve.rpc.backend import (
     AddedImage,
     Answer,
     BackboneLine,
+    Comparison,
     Duration,
     ModelEvent,
     ModelStatistics,
@@ -72,6 +73,8 @@ class ColourBackend:
         self.live, self.previous = 2, 1
         self.pinned: set[int] = set()
         self.promotion = "auto"
+        self.adopted = ""
+        self.compared: list[tuple[str, list[str]]] = []
         self.draining = False
         self.gate = asyncio.Event()
         """Predictions wait until it is set; set from the start."""
@@ -154,7 +157,7 @@ class ColourBackend:
         return ModelSummary(
             MODEL, "idle", True, self.live, self.previous, self.promotion, 30,
             {"red": 10, "green": 10, "blue": 10},
-            0.9, 0.8, 0.95, "nano", "serves version 2",
+            0.9, 0.8, 0.95, "nano", "serves version 2", wanted_backbone=self.adopted,
         )  # fmt: skip
 
     async def list_versions(self, model: str) -> Sequence[VersionLine]:
@@ -163,6 +166,9 @@ class ColourBackend:
 
     async def get_report(self, model: str, version: str) -> Mapping[str, Any]:
         return {"version": self._number(model, version), "classes": [{"label": "red", "recall": 1.0}]}
+
+    async def report_page(self, model: str, version: str) -> str:
+        return f"<!doctype html><title>{model} {self._number(model, version)} é</title>"
 
     async def watch(self, model: str) -> AsyncIterator[ModelEvent]:
         if model:
@@ -207,6 +213,29 @@ class ColourBackend:
         self.promotion = mode or "auto"
         return self.get_model(model)
 
+    async def set_backbone(self, model: str, backbone: str) -> ModelSummary:
+        self.get_model(model)
+        if backbone:
+            await self.get_backbone(backbone, measure=False)
+        self.adopted = backbone
+        return self.get_model(model)
+
+    async def compare(self, model: str, backbones: Sequence[str]) -> Comparison:
+        """Waits for the gate. Each backbone is as good as its name is long; `broken` cannot be used."""
+        self.get_model(model)
+        self.compared.append((model, list(backbones)))
+        rows = [_compared(name) for name in backbones]
+        self.working += 1
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.working -= 1
+        found = {"model": model, "n_images": 30, "n_classes": 3, "device": "cpu", "rows": rows}
+        return Comparison(found, f"<!doctype html><title>backbones for {model} é</title>")
+
     async def add_image(self, model: str, label: str, name: str, data: bytes) -> AddedImage:
         path = self.watch_root / model / label / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -248,6 +277,18 @@ class ColourBackend:
             number, state, 30, LABELS[number], 0.9, "nano", "2026-01-01T00:00:00Z", "first", None
         )
         return replace(line, pinned=number in self.pinned, drop_to_live_seconds=1.5 if number == 2 else None)
+
+
+def _compared(name: str) -> dict[str, Any]:
+    if name == "broken":
+        return {"backbone": name, "error": "no weights; put them under weights/"}
+    share = min(len(name), 9) / 10
+    return {
+        "backbone": name, "error": None, "live": name == "nano", "licence": "MIT", "n_parameters": 1_034_528,
+        "row_width": 24, "head": "softmax", "accuracy": share, "accuracy_low": share - 0.01,
+        "accuracy_high": share + 0.01, "extract_seconds": 12.5, "images_per_second": 2.4,
+        "train_seconds": 0.25, "predict_ms": 4.24, "graph_mb": 2.68,
+    }  # fmt: skip
 
 
 def _mean_colours(images: Sequence[bytes] | Pixels) -> Features:

@@ -9,7 +9,11 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from tlserve.core.head import apply
+from tlserve.core.plan import HeadKind
 from tlserve.training import Examples, TrainedHead
+from tlserve.training.compare import Entry
+from tlserve.training.fit import METHODS
+from tlserve.training.search import Attempt, Trial
 
 TAPS = ("features",)
 
@@ -45,3 +49,12 @@ def noise(n: int = 160, n_features: int = 300, seed: int = 0) -> tuple[Any, list
 def accuracy(trained: TrainedHead, rows: Any, truth: list[str]) -> float:
     answers = np.asarray(trained.head.labels)[apply(trained.head, rows).argmax(axis=1)]
     return float(np.mean(answers == np.asarray(truth)))
+
+
+def entry(kind: HeadKind, n_wrong: int, *, first: int = 0, confidence: float = 3.0, n: int = 200) -> Entry:
+    """A kind that took n_wrong of n images, from `first` on, for the other class."""
+    logits = np.tile(np.array([[confidence, 0.0]], np.float32), (n, 1))
+    logits[first : first + n_wrong] = logits[first : first + n_wrong, ::-1]
+    trial = Trial.of(1.0, logits, np.zeros(n, dtype=np.intp), link="softmax", usual=1.0)
+    method = next(method for method in METHODS if method.kind is kind)
+    return Entry(kind, method, Attempt(kind, "softmax", "C", trial, (trial,)))

@@ -302,7 +302,7 @@ def test_a_class_nobody_showed_is_novel() -> None:
     seen = np.asarray(labels) != "never"
     head = train_softmax(rows[seen], [label for label in labels if label != "never"], TAPS).head
     found = novelty_scores(head, rows)
-    assert np.median(found[~seen]) > 0.99
+    assert np.median(found[~seen]) > 0.95
     assert np.median(found[seen]) < 0.7
 
 

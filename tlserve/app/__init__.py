@@ -3,18 +3,19 @@
 from tlserve.app.daemon import Daemon, Started
 from tlserve.app.run import (
     BackboneSurvey,
-    TrainOutcome,
+    compare_once,
     describe_backbone_once,
     serve,
     survey_backbones_once,
-    train_once,
 )
+from tlserve.app.single_pass import TrainOutcome, train_once
 
 __all__ = [
     "BackboneSurvey",
     "Daemon",
     "Started",
     "TrainOutcome",
+    "compare_once",
     "describe_backbone_once",
     "serve",
     "survey_backbones_once",

@@ -55,15 +55,6 @@ from tlserve.rpc.backend import (
 if TYPE_CHECKING:
     from tlserve.app.daemon import Daemon
 
-IMAGE_SUFFIXES = {
-    "JPEG": ".jpg",
-    "PNG": ".png",
-    "WEBP": ".webp",
-    "BMP": ".bmp",
-    "GIF": ".gif",
-    "TIFF": ".tif",
-}
-LONGEST_FILE_STEM = 100
 BACKBONES_PATIENCE_SECONDS = 10.0
 
 

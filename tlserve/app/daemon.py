@@ -15,6 +15,7 @@ from typing import Any
 
 from tlserve.app.backend import DaemonBackend
 from tlserve.app.board import Board
+from tlserve.app.comparing import comparison_event
 from tlserve.app.events import EventHub
 from tlserve.app.exports import Exporter
 from tlserve.app.folders import WatchedFolders
@@ -23,6 +24,7 @@ from tlserve.app.releases import Releases, servable
 from tlserve.app.tunings import Tunings
 from tlserve.core.errors import StoreUnavailable, Superseded, TlserveError
 from tlserve.core.messages import (
+    CompareJob,
     Event,
     ImagesPassed,
     PassDone,
@@ -245,6 +247,8 @@ class Daemon:
                 log.debug("trainer ready, process %d", event.pid)
                 if self.keeper.restarts:
                     self.metrics.trainer_restarts.inc()
+            case Progress() if isinstance(self.keeper.job, CompareJob):
+                self.hub.publish(comparison_event(event))
             case Progress():
                 self.board.progressed(event)
             case SnapshotTaken():

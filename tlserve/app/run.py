@@ -1,4 +1,4 @@
-"""Ways to run tlserve from a command: the daemon until a signal, one pass, one look at the backbones."""
+"""Ways to run tlserve from a command: the daemon until a signal, one look at the backbones."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import functools
 import logging
 import signal
 import tempfile
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tlserve.app.backbones import backbone_description, backbone_lines
-from tlserve.app.board import Board
+from tlserve.app.comparing import comparison, comparison_event
 from tlserve.app.daemon import Daemon, Started, trainer_command
 from tlserve.app.lock import StateLock
 from tlserve.core.backbones import BackboneDescription
@@ -25,21 +24,19 @@ from tlserve.core.messages import (
     BackbonesChecked,
     BackbonesListed,
     CheckBackbonesJob,
+    Compared,
+    CompareJob,
     DescribeBackboneJob,
     Event,
-    ExportJob,
     Job,
     ListBackbonesJob,
-    PassDone,
-    PassJob,
     Progress,
-    SnapshotTaken,
 )
 from tlserve.core.types import check_model_name
 from tlserve.observe import set_up_logging
-from tlserve.release import VersionStore, promoted
+from tlserve.release import VersionStore
 from tlserve.release.layout import StateLayout
-from tlserve.rpc.backend import BackboneLine, ModelEvent
+from tlserve.rpc.backend import BackboneLine, Comparison, ModelEvent
 from tlserve.schedule import LastEvent, TrainerKeeper
 from tlserve.settings import Settings, load_model_file, recipe_for
 
@@ -49,15 +46,6 @@ SAME_SIGNAL_SECONDS = 0.5
 """Shells and supervisors send one signal to a process and again to its group: that is one request to stop."""
 
 Tell = Callable[[ModelEvent], None]
-
-
-@dataclass(frozen=True, slots=True)
-class TrainOutcome:
-    """How `train_once` ended."""
-
-    done: PassDone
-    live: int | None
-    """The version that is live in the state directory now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +66,6 @@ def serve(settings: Settings, on_started: Callable[[Started], None] | None = Non
     set_up_logging(settings.log_level)
     asyncio.run(_run_until_signalled(settings, on_started))
     return 0
-
-
-def train_once(settings: Settings, folder: Path, on_event: Tell | None = None) -> TrainOutcome:
-    """One pass over one model's folder without a daemon; its version goes live in the state directory.
-
-    Raises BadModelName, SettingsError, StateLocked (a daemon owns the state), TrainerFailed.
-    """
-    return asyncio.run(_train(settings, folder.absolute(), on_event or (lambda event: None)))
 
 
 def survey_backbones_once(settings: Settings, names: Sequence[str]) -> BackboneSurvey:
@@ -122,6 +102,30 @@ def describe_backbone_once(settings: Settings, name: str, *, measure: bool = Fal
     return backbone_description(told, layout.backbones)
 
 
+def compare_once(
+    settings: Settings, folder: Path, backbones: Sequence[str], on_event: Tell | None = None
+) -> Comparison:
+    """One model's folder through several backbones, without a daemon; rows and builds stay in the state.
+
+    Raises BadModelName, SettingsError, StateLocked (a daemon owns the state), NotReady (too few classes,
+    say), TrainerFailed.
+    """
+    folder, layout = folder.absolute(), StateLayout(settings.state.absolute())
+    model = check_model_name(folder.name)
+
+    def heard(event: Event) -> None:
+        if isinstance(event, Progress) and on_event is not None:
+            on_event(comparison_event(event))
+
+    with StateLock(layout.lock, holder="tlserve compare"):
+        state = VersionStore(layout.models).live(model)
+        recipe = recipe_for(settings, load_model_file(folder), state.promotion, state.backbone)
+        job = CompareJob(uuid.uuid4().hex, model, str(folder), recipe, tuple(backbones))
+        (told,) = asyncio.run(_run_errands(settings, layout.root, job, on_event=heard))
+    assert isinstance(told, Compared)
+    return comparison(told)
+
+
 async def _run_until_signalled(settings: Settings, on_started: Callable[[Started], None] | None) -> None:
     """Run a daemon until SIGINT or SIGTERM, then stop it in order; a second signal ends it at once."""
     loop = asyncio.get_running_loop()
@@ -148,40 +152,11 @@ async def _run_until_signalled(settings: Settings, on_started: Callable[[Started
         await stop.wait()
 
 
-async def _train(settings: Settings, folder: Path, tell: Tell) -> TrainOutcome:
-    model = check_model_name(folder.name)
-    layout = StateLayout(settings.state.absolute())
-    store = VersionStore(layout.models)
-    board = Board(tell)
-
-    def heard(event: Event) -> None:
-        if isinstance(event, Progress):
-            board.progressed(event)
-        elif isinstance(event, SnapshotTaken):
-            board.snapshot(event)
-
-    with StateLock(layout.lock, holder="tlserve train"):
-        state = store.live(model)
-        keeper = TrainerKeeper(trainer_command(settings, layout.root, niceness=0), heard)
-        try:
-            recipe = recipe_for(settings, load_model_file(folder), state.promotion)
-            board.queued(model)
-            done = await keeper.run(PassJob(uuid.uuid4().hex, model, str(folder), recipe))
-            assert isinstance(done, PassDone)
-            if done.promote and done.version is not None:
-                state = promoted(state, done.version, time.time(), done.reason)
-                store.write_live(model, state)
-                await keeper.run(ExportJob(uuid.uuid4().hex, model, done.version, state.pinned))
-                store.retire(model, recipe.keep_versions)
-            board.ended(done)
-        finally:
-            await keeper.stop()
-    return TrainOutcome(done, state.live)
-
-
-async def _run_errands(settings: Settings, state: Path, *jobs: Job) -> list[LastEvent]:
+async def _run_errands(
+    settings: Settings, state: Path, *jobs: Job, on_event: Callable[[Event], None] = lambda event: None
+) -> list[LastEvent]:
     """Have a trainer of its own do these jobs, one after the other."""
-    keeper = TrainerKeeper(trainer_command(settings, state, niceness=0), lambda event: None)
+    keeper = TrainerKeeper(trainer_command(settings, state, niceness=0), on_event)
     try:
         return [await keeper.run(job) for job in jobs]
     finally:

@@ -10,8 +10,9 @@ import typer
 from tlserve import __version__
 from tlserve.cli.backbones import backbones
 from tlserve.cli.classifying import classify
+from tlserve.cli.comparing import compare
 from tlserve.cli.daemon import serve
-from tlserve.cli.decisions import export, pin, promote, promotion, retrain, rollback
+from tlserve.cli.decisions import adopt, export, pin, promote, promotion, retrain, rollback
 from tlserve.cli.demo import demo
 from tlserve.cli.doctor import doctor
 from tlserve.cli.failing import ErrorsAsOneLine
@@ -20,6 +21,7 @@ from tlserve.cli.listings import models, report, versions
 from tlserve.cli.scaffold import new_backbone
 from tlserve.cli.terminal import show
 from tlserve.cli.training import train
+from tlserve.cli.viewing import views
 
 RUN, ASK, DECIDE, CARE = "Run", "Ask a running daemon", "Decide", "Look after it"
 EXTEND = "Extend it"
@@ -53,9 +55,9 @@ def tlserve(
 
 
 for panel, commands in {
-    RUN: (serve, train, demo),
-    ASK: (classify, models, versions, report, watch),
-    DECIDE: (retrain, promote, rollback, pin, promotion, export),
+    RUN: (serve, train, views, demo),
+    ASK: (classify, models, versions, report, compare, watch),
+    DECIDE: (retrain, promote, rollback, pin, promotion, adopt, export),
     CARE: (doctor,),
     EXTEND: (new_backbone,),
 }.items():

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from tlserve.cli.options import BackboneName, ConfigFile, StateFolder, WatchFolder
+from tlserve.cli.options import (
+    Augment,
+    BackboneName,
+    ConfigFile,
+    HeadName,
+    StateFolder,
+    StrategyName,
+    Unfreeze,
+    Views,
+    WatchFolder,
+    learning_flags,
+)
 from tlserve.cli.terminal import say
 
 if TYPE_CHECKING:
@@ -29,6 +40,11 @@ def serve(
     metrics: Annotated[
         str | None, typer.Option("--metrics", metavar="HOST:PORT", help="Prometheus. [127.0.0.1:8002]")
     ] = None,
+    head: HeadName = None,
+    strategy: StrategyName = None,
+    augment: Augment = None,
+    views: Views = None,
+    unfreeze: Unfreeze = None,
     config: ConfigFile = None,
 ) -> None:
     """Run the daemon: watch the folders, train in the background, answer over gRPC. Ctrl-C stops it cleanly.
@@ -39,7 +55,9 @@ def serve(
     from tlserve.settings import load_settings
 
     addresses = {"grpc": grpc, "http": http, "metrics": metrics}
-    settings = load_settings({"watch": watch, "state": state, "backbone": backbone, **addresses}, config)
+    how = learning_flags(head=head, strategy=strategy, augment=augment, views=views, unfreeze=unfreeze)
+    flags = {"watch": watch, "state": state, "backbone": backbone, **addresses, **how}
+    settings = load_settings(flags, config)
     raise typer.Exit(run_daemon(settings, on_started=lambda started: say(banner(settings, started))))
 
 

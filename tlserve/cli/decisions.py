@@ -1,15 +1,19 @@
-"""Commands by which a person decides: retrain, promote, rollback, pin, promotion, export."""
+"""Commands by which a person decides: retrain, promote, rollback, pin, promotion, adopt, export."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tlserve.cli.backbones.showing import SLOW_SECONDS, said_if_slow, waiting_words
 from tlserve.cli.options import DEFAULT_ADDRESS, Address, ModelName, VersionName, connect
 from tlserve.cli.terminal import say, show
+
+if TYPE_CHECKING:
+    from tlserve.rpc.backend import ModelSummary
 
 
 class PromotionMode(StrEnum):
@@ -90,6 +94,46 @@ def promotion(
     waited = [one.version for one in newest if is_free and one.state == "candidate"]
     again = f": version {waited[0]}, which waited, is looked at again now" if waited else ""
     say(f"{model}: promotion is {summary.promotion}{again}.")
+
+
+def adopt(
+    model: ModelName,
+    backbone: Annotated[
+        str | None, typer.Argument(metavar="BACKBONE", help="As `tlserve backbones` lists it.")
+    ] = None,
+    *,
+    reset: Annotated[
+        bool, typer.Option("--reset", help="Back to what model.toml and the settings say.")
+    ] = False,
+    address: Address = DEFAULT_ADDRESS,
+) -> None:
+    """Have a model learn on another backbone from now on, whatever model.toml and the settings say.
+
+    The backbone is loaded first, which may download its weights. A version on it is then made and judged
+    as always: it goes live unless it is worse.
+    """
+    if (backbone is None) != reset:
+        raise typer.BadParameter("give either the name of one, or --reset", param_hint="BACKBONE")
+    words = waiting_words(backbone, measure=False, machine="the daemon's machine") if backbone else []
+    with connect(address, timeout_seconds=None) as client, said_if_slow(words, SLOW_SECONDS):
+        summary = client.set_backbone(model, backbone or "")
+    for line in adopted_lines(summary):
+        say(line)
+
+
+def adopted_lines(summary: ModelSummary) -> list[str]:
+    """What becomes of a model now, and how to follow it."""
+    model, wanted = summary.model, summary.wanted_backbone or summary.backbone
+    head = f"{model}: it learns on {wanted} from now on."
+    if summary.live is None:
+        return [head]
+    if not summary.wanted_backbone:
+        return [f"{head[:-1]}, as version {summary.live} did."]
+    then = {
+        PromotionMode.MANUAL: f"A version on it is made now and waits for: tlserve promote {model} N",
+        PromotionMode.FROZEN: f"Nothing is trained while promotion is frozen: tlserve promotion {model} auto",
+    }.get(PromotionMode(summary.promotion), "A version on it is made now and goes live unless it is worse.")
+    return [head, then, f"Follow it with: tlserve watch {model}"]
 
 
 def export(

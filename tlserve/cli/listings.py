@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
 from tlserve.cli import wording
+from tlserve.cli.backbones.showing import SLOW_SECONDS, said_if_slow
 from tlserve.cli.options import DEFAULT_ADDRESS, Address, AsJson, ModelName, connect
+from tlserve.cli.pages import AsPage, Opens, PageFile, check_place, open_page, write_page
 from tlserve.cli.report import report_parts
 from tlserve.cli.terminal import Listing, say, say_folded, show, show_json, show_listing
 
@@ -47,10 +50,22 @@ def report(
     version: Annotated[
         str, typer.Argument(metavar="VERSION", help="A number, `live` (if not given) or `previous`.")
     ] = "",
+    *,
+    as_page: AsPage = False,
+    out: PageFile = None,
+    opens: Opens = True,
     address: Address = DEFAULT_ADDRESS,
     as_json: AsJson = False,
 ) -> None:
-    """Show how a version was trained and judged: the decision, its reason, and every class."""
+    """Show how a version was trained and judged: the decision, its reason, and every class.
+
+    With --html (or --out) as a page with pictures and plots, whose path goes to stdout.
+    """
+    if as_page or out is not None:
+        if as_json:
+            raise typer.BadParameter("give either this or --html", param_hint="--json")
+        _show_page(model, version, address, out, opens=opens)
+        return
     with connect(address) as client:
         found = client.report(model, version)
     if as_json:
@@ -58,6 +73,20 @@ def report(
         return
     for part in report_parts(found):
         show(part)
+
+
+def _show_page(model: str, version: str, address: str, out: Path | None, *, opens: bool) -> None:
+    check_place(out)
+    with (
+        # It may have to be written first, behind a pass that is under way.
+        connect(address, timeout_seconds=None) as client,
+        said_if_slow(["The page is being written; a pass that is under way goes first."], SLOW_SECONDS),
+    ):
+        page = client.report_page(model, version)
+    path = write_page(page, out, f"{model}-{version or 'live'}")
+    show(str(path))
+    if opens and not open_page(path):
+        say("No browser can be opened here; open that file in yours.")
 
 
 def models_listing(found: Sequence[ModelSummary]) -> Listing:
@@ -77,7 +106,13 @@ def models_listing(found: Sequence[ModelSummary]) -> Listing:
         for one in found
     ]
     right = ("live", "accuracy", "images", "classes")
-    return Listing(headings, rows, "message", [one.message for one in found], right)
+    return Listing(headings, rows, "message", [_message(one) for one in found], right)
+
+
+def _message(one: ModelSummary) -> str:
+    if not one.wanted_backbone:
+        return one.message
+    return f"{one.message}; its next version learns on {one.wanted_backbone}, not {one.backbone}"
 
 
 def versions_listing(found: Sequence[VersionLine]) -> Listing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,15 @@ ADDRESS_OPTION = typer.Option(
     "--address", envvar="TLSERVE_ADDRESS", metavar="HOST:PORT", help="gRPC address of the running daemon."
 )
 JSON_OPTION = typer.Option("--json", help="Print JSON on stdout instead of a table.")
+
+LEARNING_HELP = {
+    "head": "Which head: auto, softmax, ovr, svm, ridge, projection, mlp.",
+    "strategy": "How deep to learn: auto, head, taps, finetune, finetune_all, scratch.",
+    "augment": "Augmentation: a policy or a list of operations.",
+    "views": "Augmented views of each training image.",
+    "unfreeze": "Last blocks that fine-tuning changes: k, all, auto.",
+}
+"""The settings' own descriptions, without the cost of importing them for a help text."""
 
 Address = Annotated[str, ADDRESS_OPTION]
 AsJson = Annotated[bool, JSON_OPTION]
@@ -41,6 +50,13 @@ BackboneName = Annotated[
     str | None,
     typer.Option("--backbone", metavar="NAME", help="The feature extractor; `tlserve backbones` lists them."),
 ]
+HeadName = Annotated[str | None, typer.Option("--head", metavar="NAME", help=LEARNING_HELP["head"])]
+StrategyName = Annotated[
+    str | None, typer.Option("--strategy", metavar="NAME", help=LEARNING_HELP["strategy"])
+]
+Augment = Annotated[str | None, typer.Option("--augment", metavar="A,B,C", help=LEARNING_HELP["augment"])]
+Views = Annotated[int | None, typer.Option("--views", metavar="N", help=LEARNING_HELP["views"])]
+Unfreeze = Annotated[str | None, typer.Option("--unfreeze", metavar="K", help=LEARNING_HELP["unfreeze"])]
 ConfigFile = Annotated[
     Path | None,
     typer.Option(
@@ -51,6 +67,20 @@ ConfigFile = Annotated[
         help="A settings file; without it tlserve.toml in the current folder, if there is one.",
     ),
 ]
+
+
+def learning_flags(
+    *, head: str | None, strategy: str | None, augment: str | None, views: int | None, unfreeze: str | None
+) -> dict[str, Any]:
+    """The flags that say how to learn, as `load_settings` takes them."""
+    operations = None if augment is None else tuple(name.strip() for name in augment.split(","))
+    return {
+        "head": head,
+        "strategy": strategy,
+        "augment": operations,
+        "views": views,
+        "unfreeze": unfreeze,
+    }
 
 
 def check_address(address: str) -> None:

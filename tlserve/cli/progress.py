@@ -43,6 +43,8 @@ class Step:
     per_second: float | None = None
     seconds_left: float | None = None
     note: str = ""
+    part: str = ""
+    """Where the work has parts that each go through these phases: which one this is."""
 
 
 class PassView:
@@ -59,8 +61,8 @@ class PassView:
         self._indent = indent
         self._clock = clock
         self._bars: Progress | None = None
-        self._tasks: dict[str, TaskID] = {}
-        self._phase = ""
+        self._tasks: dict[tuple[str, str], TaskID] = {}
+        self._now = ("", "")
         self._said_at = 0.0
 
     def __enter__(self) -> Self:
@@ -81,7 +83,7 @@ class PassView:
     ) -> None:
         if self._bars:
             if kind is None:
-                self._finish(self._phase)
+                self._finish(self._now)
             self._bars.stop()
 
     def show(self, step: Step) -> None:
@@ -90,27 +92,28 @@ class PassView:
             return
         if self._bars:
             self._show_bar(self._bars, step)
-        elif step.phase != self._phase or self._clock() - self._said_at > PLAIN_PAUSE_SECONDS:
+        elif (step.part, step.phase) != self._now or self._clock() - self._said_at > PLAIN_PAUSE_SECONDS:
             self._said_at = self._clock()
             self._console.print(self._indent + plain_line(step), soft_wrap=True)
-        self._phase = step.phase
+        self._now = (step.part, step.phase)
 
     def say(self, text: Text | str) -> None:
         """A line above the bars."""
         self._console.print(text, soft_wrap=True)
 
     def _show_bar(self, bars: Progress, step: Step) -> None:
-        if step.phase != self._phase:
-            self._finish(self._phase)
-        if step.phase not in self._tasks:
-            self._tasks[step.phase] = bars.add_task(_DOING[step.phase], total=None, detail="")
+        at = (step.part, step.phase)
+        if at != self._now:
+            self._finish(self._now)
+        if at not in self._tasks:
+            self._tasks[at] = bars.add_task(_doing(step), total=None, detail="")
         detail = wording.rate(step.done, step.total, step.per_second, step.seconds_left) or step.note
-        bars.update(self._tasks[step.phase], completed=step.done, total=step.total or None, detail=detail)
+        bars.update(self._tasks[at], completed=step.done, total=step.total or None, detail=detail)
 
-    def _finish(self, phase: str) -> None:
+    def _finish(self, at: tuple[str, str]) -> None:
         """The bar of a phase that is over stands full, however rarely it was updated."""
-        if self._bars and phase in self._tasks:
-            task = self._bars.tasks[self._tasks[phase]]
+        if self._bars and at in self._tasks:
+            task = self._bars.tasks[self._tasks[at]]
             total = task.total or 1
             self._bars.update(task.id, completed=total, total=total)
 
@@ -119,4 +122,8 @@ def plain_line(step: Step) -> str:
     """`running the backbone: 120 of 2,934, 210/s, 13.4 s left`."""
     counted = wording.rate(step.done, step.total, step.per_second, step.seconds_left)
     parts = [part for part in (counted, step.note) if part]
-    return _DOING[step.phase] + (": " + "; ".join(parts) if parts else "")
+    return _doing(step) + (": " + "; ".join(parts) if parts else "")
+
+
+def _doing(step: Step) -> str:
+    return f"{step.part}: {_DOING[step.phase]}" if step.part else _DOING[step.phase]

@@ -1,4 +1,4 @@
-"""A version's report as text for people: the decision, the classes, how it was trained, where time went.
+"""A version's report as text for people: the decision, the classes, how it was trained, what could be mended.
 
 Reports are JSON written by the trainer; what an older one lacks is left out.
 """
@@ -6,6 +6,7 @@ Reports are JSON written by the trainer; what an older one lacks is left out.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from typing import Any
 
 from rich.table import Table
@@ -15,6 +16,10 @@ from tlserve.cli import wording
 from tlserve.cli.terminal import table
 
 PROBLEMS_SHOWN = 20
+PATHS_SHOWN = 3
+"""Of each finding; the rest is in the long form and in `--json`."""
+SUSPECTS_SHOWN = 10
+_SEVERITY_STYLES = {"error": "red", "warning": "yellow"}
 
 
 def report_parts(report: Mapping[str, Any]) -> Iterator[Table | Text]:
@@ -27,8 +32,10 @@ def report_parts(report: Mapping[str, Any]) -> Iterator[Table | Text]:
     for side, label in (("only_candidate", "New against the live version"), ("only_live", "No longer known")):
         if decision.get(side):
             yield Text(f"{label}: {', '.join(decision[side])}")
-    yield from _pairs("Training", report.get("training", {}))
-    yield from _pairs("Seconds", report.get("timeline", {}))
+    yield from _making(report)
+    yield from _pairs("Training", _untold(_part(report, "training")))
+    yield from _pairs("Seconds", _part(report, "timeline"))
+    yield from _mending(report)
     yield from _problems(report)
 
 
@@ -66,6 +73,109 @@ def classes_table(classes: list[dict[str, Any]], counts: Mapping[str, int]) -> T
     return table(headings, rows, right=headings[1:])
 
 
+def _making(report: Mapping[str, Any]) -> Iterator[Table | Text]:
+    """How it learns and why so, in a line each, and what the alternatives would have given."""
+    strategy, training = _part(report, "strategy"), _part(report, "training")
+    if reason := strategy.get("reason"):
+        chosen = _part(report, "plan").get("strategy") or strategy.get("strategy")
+        yield Text(f"\nStrategy: {f'{chosen}: ' if chosen else ''}{reason}")
+    if heads := training.get("comparison"):
+        yield Text()
+        yield heads_table(heads)
+        if choice := training.get("choice"):
+            yield Text(f"Head: {choice}")
+    yield from _augmentation(_part(report, "augmentation"))
+    yield from _calibration(training)
+    if reading := _part(report, "learning_curve").get("reading"):
+        yield Text(f"Learning curve: {reading}")
+
+
+def heads_table(heads: list[dict[str, Any]]) -> Table:
+    """The heads that were compared, out of fold, the most accurate first."""
+    headings = ("head", "accuracy", "nll", "ece", "time")
+    rows = [
+        (
+            Text(f"{one['kind']} (chosen)", style="bold") if one.get("chosen") else one["kind"],
+            wording.share(one.get("cv_accuracy")),
+            _number(one.get("nll")),
+            wording.share(one.get("ece")),
+            wording.seconds(one.get("seconds")),
+        )
+        for one in sorted(heads, key=lambda one: -(one.get("cv_accuracy") or 0.0))
+    ]
+    return table(headings, rows, right=headings[1:])
+
+
+def _augmentation(found: Mapping[str, Any]) -> Iterator[Text]:
+    gain = found.get("gain")
+    if gain is None:
+        return
+    error = found.get("standard_error")
+    doubt = "" if error is None else f" (standard error {error * 100:.1f})"
+    kept = "" if found.get("kept") is None else ", kept" if found["kept"] else ", not kept"
+    reason = f": {found['reason']}" if found.get("reason") else ""
+    yield Text(f"Augmentation: {gain * 100:+.1f} points{doubt}{kept}{reason}")
+
+
+def _calibration(training: Mapping[str, Any]) -> Iterator[Text]:
+    fold = _part(training, "out_of_fold")
+    if fold.get("ece_before") is None or fold.get("ece_after") is None:
+        return
+    nll = ""
+    if fold.get("nll_before") is not None and fold.get("nll_after") is not None:
+        nll = f", NLL {_number(fold['nll_before'])} to {_number(fold['nll_after'])}"
+    ece = f"ECE {wording.share(fold['ece_before'])} to {wording.share(fold['ece_after'])}"
+    temperature = training.get("temperature")
+    by = "" if temperature is None else f" by temperature {_short(temperature)}"
+    yield Text(f"Calibration: {ece}{nll}{by}, out of fold")
+
+
+def _mending(report: Mapping[str, Any]) -> Iterator[Text]:
+    """What is amiss in the folder, and the images that probably lie in the wrong class."""
+    findings = _part(report, "health").get("findings") or []
+    if findings:
+        yield Text("\nData health:")
+    for one in findings:
+        yield Text(f"  {one.get('sentence', '')}", style=_SEVERITY_STYLES.get(one.get("severity"), ""))
+        yield from _places(one)
+    suspects = report.get("mislabelled") or []
+    if suspects:
+        yield Text("\nMost suspicious images:")
+    for one in suspects[:SUSPECTS_SHOWN]:
+        yield Text(f"  {one['path']}: {one['given']} -> {one['suggested']}")
+    yield from _more(len(suspects) - SUSPECTS_SHOWN)
+
+
+def _places(finding: Mapping[str, Any]) -> Iterator[Text]:
+    """The first paths of a finding; suspects are listed with their classes, by themselves."""
+    if finding.get("kind") == "mislabelled":
+        return
+    paths, notes = finding.get("paths") or [], finding.get("notes") or []
+    for path, note in zip_longest(paths[:PATHS_SHOWN], notes[:PATHS_SHOWN], fillvalue=""):
+        yield Text(f"    {path}{f': {note}' if note else ''}")
+    yield from _more((finding.get("count") or len(paths)) - PATHS_SHOWN, "    ")
+
+
+def _more(n: int, indent: str = "  ") -> Iterator[Text]:
+    if n > 0:
+        yield Text(f"{indent}... and {n:,} more")
+
+
+def _part(report: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A part of the report; empty where it is missing or null."""
+    return report.get(name) or {}
+
+
+def _number(value: float | None) -> str:
+    return wording.NOTHING if value is None else f"{value:.3f}"
+
+
+def _untold(training: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Without what the comparison of heads and the calibration tell already."""
+    told = {"choice", "kind"} if training.get("comparison") else set()
+    return {name: value for name, value in training.items() if name not in told}
+
+
 def _pairs(title: str, values: Mapping[str, Any]) -> Iterator[Text]:
     """Numbers and words on one line; what is nested is for `--json`."""
     flat = {name: value for name, value in values.items() if isinstance(value, str | int | float)}
@@ -79,10 +189,13 @@ def _short(value: str | float) -> str:
 
 
 def _problems(report: Mapping[str, Any]) -> Iterator[Text]:
-    total = report.get("n_problems", 0)
+    """Problems that no finding of the data's health tells already."""
+    told = {one.get("kind") for one in _part(report, "health").get("findings") or []}
+    found = [one for one in report.get("problems") or [] if one.get("kind") not in told]
+    total = len(found) if told else report.get("n_problems") or 0
     if total:
         yield Text(f"\n{wording.count(total, 'problem')} in the folder:", style="yellow")
-        for one in report.get("problems", [])[:PROBLEMS_SHOWN]:
+        for one in found[:PROBLEMS_SHOWN]:
             yield Text(f"  {one['where']}: {one['reason']}")
         if total > PROBLEMS_SHOWN:
             yield Text("  ... more with --json")

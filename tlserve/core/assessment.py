@@ -31,7 +31,7 @@ class TapScore:
 class Thresholds:
     """Where the lines are drawn; the line between few and many images is `Wish.large_images`."""
 
-    least_gain: float = 0.01
+    least_gain: float = 0.005
     """An earlier set of taps must be right this much more often than the last tap."""
     least_errors: float = 1.5
     """And by this many standard errors of the paired difference: chance does that once in fifteen times."""

@@ -165,7 +165,8 @@ POLICIES: dict[str, tuple[str, ...]] = {
     "light": ("flip", "crop=0.8", "brightness=0.1", "contrast=0.1"),
     "standard": ("flip", "crop=0.65", "rotate=10", "colour=0.2"),
     "heavy": (
-        *("flip", "crop=0.5", "rotate=20@0.5", "perspective=0.1@0.3", "colour=0.35", "grayscale@0.1"),
+        *("flip", "crop=0.5", "rotate=20@0.5", "perspective=0.1@0.3"),
+        *("brightness=0.3", "contrast=0.3", "saturation=0.3", "hue=12", "grayscale@0.1"),
         *("blur=1.5@0.2", "sharpen=1@0.2", "noise=0.04@0.2", "erase=0.15@0.3"),
     ),
 }

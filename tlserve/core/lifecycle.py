@@ -36,6 +36,8 @@ MOVES: dict[Phase, frozenset[Phase]] = {
     # Work only goes forward; a pass may end at any step, and a dead trainer sends it back to the queue.
     **{phase: frozenset(set(_WORK[i:]) | _REST | {Phase.QUEUED}) for i, phase in enumerate(_WORK)},
 }
+# But for one step: a study passes augmented views when it has compared taps and heads.
+MOVES[Phase.TRAINING] |= {Phase.EXTRACTING}
 
 
 class IllegalMove(TlserveError):

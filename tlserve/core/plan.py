@@ -74,7 +74,7 @@ class Wish:
     strategy: Strategy | Literal["auto"] = "auto"
     augment: tuple[str, ...] = ("light",)
     """A policy's name, or a list of operations; see `core.augmentation`."""
-    views: int = 3
+    views: int = 2
     """Augmented views of each training image."""
     mixup: bool = True
     """Whether mixtures of two images' rows are tried as further training rows."""

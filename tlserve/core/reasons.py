@@ -67,8 +67,10 @@ def obstacle(case: Case, strategy: Strategy) -> str | None:
 
 def why_not(case: Case, other: Strategy, chosen: Strategy) -> str:
     """Why `other` was passed over for `chosen`, in words that stand alone."""
-    if case.wish.strategy != "auto" and other is not case.wish.strategy:
-        return f'the settings ask for "{case.wish.strategy}"'
+    asked = case.wish.strategy
+    if asked != "auto":
+        waits = obstacle(case, other) if other is asked else None
+        return waits or f'the settings ask for "{asked}"'
     if other in TUNING and not case.large:
         return _size(case)
     if found := obstacle(case, other):

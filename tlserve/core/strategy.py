@@ -2,7 +2,7 @@
 
 Pure. The table, under `auto`:
 
-    few images,  similar pictures    a head on the last tap (on more of them where that gains a point)
+    few images,  similar pictures    a head on the last tap (beside earlier ones where that surely gains)
     few images,  different pictures  a head on earlier taps, alone or beside the last one
     many images, similar pictures    fine-tune the last blocks
     many images, different pictures  fine-tune every block, or begin from random weights

@@ -20,6 +20,7 @@ _MARGIN = 8
 _TEXT_SIZE = 11
 _LINE = 14
 _LETTER_WIDTH = 6
+_HEADING_SIZE, _HEADING_LINE, _HEADING_LETTER_WIDTH = 15, 20, 8
 _SHOWN = {"crop": 1, "perspective": 0, "noise": 1, "erase": 1}
 """How many of its numbers tell enough about a step; of the others, all."""
 
@@ -30,11 +31,13 @@ def contact_sheet(
     augmentation: Augmentation,
     n_views: int,
     *,
+    columns: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> Image.Image:
     """The picture in an encoded file as a backbone sees it, and its first views, each with what was done.
 
-    Returns an RGB picture. Raises BadImage with the reason.
+    columns: pictures side by side; without, the sheet is about as high as wide. Returns an RGB picture.
+    Raises BadImage with the reason.
     """
     digest = hashlib.sha256(data).hexdigest()
     indices = augmentation.indices(n_views)
@@ -42,7 +45,26 @@ def contact_sheet(
     pictures = changed(data, ways, ImageDecoder(spec, max_pixels))
     numbered = zip(indices, ways[1:], strict=True)
     titles = ["as it is", *(f"{index}: {_told(steps)}" for index, steps in numbered)]
-    return _laid_out(pictures, [textwrap.wrap(title, spec.width // _LETTER_WIDTH) for title in titles])
+    lines = [textwrap.wrap(title, max(8, spec.width // _LETTER_WIDTH)) for title in titles]
+    return _laid_out(pictures, lines, columns or math.ceil(math.sqrt(len(pictures))))
+
+
+def stacked(parts: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+    """Sheets below one another, each under its heading; at least one."""
+    width = max(sheet.width for _, sheet in parts)
+    letters = max(8, (width - 2 * _MARGIN) // _HEADING_LETTER_WIDTH)
+    headings = [textwrap.wrap(heading, letters) for heading, _ in parts]
+    heights = [_MARGIN + len(lines) * _HEADING_LINE for lines in headings]
+    total = sum(heights) + sum(sheet.height for _, sheet in parts)
+    page = Image.new("RGB", (width, total), "white")
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(_HEADING_SIZE)
+    top = 0
+    for lines, height, (_, sheet) in zip(headings, heights, parts, strict=True):
+        for number, line in enumerate(lines):
+            pen.text((_MARGIN, top + _MARGIN + number * _HEADING_LINE), line, fill="black", font=font)
+        page.paste(sheet, (0, top + height))
+        top += height + sheet.height
+    return page
 
 
 def _told(steps: Sequence[Step]) -> str:
@@ -52,9 +74,8 @@ def _told(steps: Sequence[Step]) -> str:
     )
 
 
-def _laid_out(pictures: Sequence[Picture], titles: Sequence[Sequence[str]]) -> Image.Image:
-    """In a grid, about as high as wide; titles: the lines under each picture."""
-    columns = math.ceil(math.sqrt(len(pictures)))
+def _laid_out(pictures: Sequence[Picture], titles: Sequence[Sequence[str]], columns: int) -> Image.Image:
+    """In a grid; titles: the lines under each picture."""
     height, width = pictures[0].shape[:2]
     down = height + max(map(len, titles)) * _LINE + 2 * _MARGIN
     across = width + _MARGIN

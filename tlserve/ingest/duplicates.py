@@ -22,7 +22,8 @@ def duplicates(catalog: Catalog, snapshot: Snapshot, *, groups_told: int = GROUP
     """
     used = {image.digest for image in snapshot.images}
     copies = [paths for digest, paths in catalog.copies(snapshot.model).items() if digest in used]
-    near, across = [], []
+    near: list[list[str]] = []
+    across: list[list[str]] = []
     for members in _near_groups(snapshot.images, catalog.group_of_each(snapshot.model)):
         paths = sorted(image.path for image in members)
         (near if len({image.label for image in members}) == 1 else across).append(paths)
@@ -45,7 +46,7 @@ def _near_groups(
     return [group for group in members.values() if len(group) > 1]
 
 
-def _alike(groups: Iterable[Sequence[str]], groups_told: int) -> Alike:
+def _alike(groups: Iterable[list[str]], groups_told: int) -> Alike:
     ordered = sorted(groups)
     return Alike(
         groups=tuple(tuple(paths) for paths in ordered[:groups_told]),

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from tlserve.pipeline.channel import Channel
-from tlserve.pipeline.trainer import Trainer, TrainerOptions
+from tlserve.pipeline.options import TrainerOptions
+from tlserve.pipeline.trainer import Trainer
 from tlserve.pipeline.tuner import Tuner
 
 

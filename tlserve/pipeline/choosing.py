@@ -12,9 +12,11 @@ from tlserve.core.plan import Depth, Strategy
 from tlserve.core.quadrant import TUNING
 from tlserve.core.strategy import Choice, choose
 from tlserve.core.types import Features, LabelledImage
+from tlserve.pipeline.ordering import tune_options
 from tlserve.pipeline.telling import Teller
 from tlserve.pipeline.workshop import Bench, Workshop
 from tlserve.plugin_api import TrainableBackbone
+from tlserve.runtime import usable_cores
 from tlserve.training import score_taps
 
 
@@ -48,7 +50,7 @@ def choose_strategy(
         seed=recipe.seed,
         cancelled=teller.cancelled,
     )
-    trainable, seconds = _tuning_here(shop, recipe, len(images), depth)
+    trainable, seconds = _tuning_here(shop, recipe, len(images), len(names), depth)
     assessment = Assessment(
         n_images=len(images),
         n_classes=len(names),
@@ -61,14 +63,38 @@ def choose_strategy(
 
 
 def _tuning_here(
-    shop: Workshop, recipe: Recipe, n_images: int, depth: Depth
+    shop: Workshop, recipe: Recipe, n_images: int, n_classes: int, depth: Depth
 ) -> tuple[bool, Mapping[Strategy, float]]:
-    """Whether the backbone can be trained, and how long that takes; looked into only where it matters."""
-    asked = recipe.wish.strategy in TUNING
+    """Whether the backbone can be trained, and the seconds that takes; looked into only where it matters."""
     large = recipe.wish.strategy == "auto" and n_images >= recipe.wish.large_images
-    if depth is not Depth.FULL or not (asked or large):
+    if depth is not Depth.FULL or not (large or recipe.wish.strategy in TUNING):
         return True, {}
-    backbone = shop.plugins.load(recipe.backbone)
-    if not isinstance(backbone, TrainableBackbone):
+    if not isinstance(shop.plugins.load(recipe.backbone), TrainableBackbone):
         return False, {}
-    return True, {}
+    return True, {
+        strategy: _seconds(shop, recipe, strategy, n_images=n_images, n_classes=n_classes)
+        for strategy in (Strategy.FINETUNE, Strategy.FINETUNE_ALL, Strategy.SCRATCH)
+        if large
+    }
+
+
+def _seconds(shop: Workshop, recipe: Recipe, strategy: Strategy, *, n_images: int, n_classes: int) -> float:
+    """What a fine-tuning would take on this machine, by a few batches of it."""
+    import torch  # takes seconds to import, and most models are never fine-tuned
+
+    from tlserve.tuning import estimate
+
+    wish = recipe.wish
+    # Its weights are changed by the batches: a copy of its own.
+    backbone = shop.plugins.load(recipe.backbone)
+    assert isinstance(backbone, TrainableBackbone)
+    return estimate(
+        backbone.torch_module(),
+        backbone.info.image,
+        tune_options(strategy, wish.tune, wish.augment, wish.views, recipe.seed),
+        n_images=n_images,
+        n_classes=n_classes,
+        device=torch.device("cuda" if shop.device.is_cuda else "cpu"),
+        folder=shop.layout.root,
+        threads=usable_cores(),
+    ).seconds

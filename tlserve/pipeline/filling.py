@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from tlserve.core.augmentation import Augmentation, view_key
+from tlserve.core.augmentation import Augmentation, view_keys
 from tlserve.core.messages import ImagesPassed
 from tlserve.core.types import LabelledImage
 from tlserve.features import ExtractionProgress, ExtractionResult
@@ -36,11 +37,10 @@ class Filler:
         self, bench: Bench, images: Sequence[LabelledImage], augmentation: Augmentation, n_views: int
     ) -> None:
         """Pass the augmented views without a row through the backbone. An image that gives none has none."""
-        lacking = [image for image in images if self.missing_views(bench, [image], augmentation, n_views)]
-        if not lacking:
+        if not self.missing_views(bench, images, augmentation, n_views):
             return
         result = bench.extractor(self._max_pixels).extract_views(
-            self._files(lacking),
+            self._files(images),
             augmentation,
             n_views,
             on_progress=self._report,
@@ -52,10 +52,8 @@ class Filler:
         self, bench: Bench, images: Sequence[LabelledImage], augmentation: Augmentation, n_views: int
     ) -> int:
         """How many views have no row yet."""
-        keys = [
-            view_key(image.digest, augmentation, index) for image in images for index in range(1, n_views + 1)
-        ]
-        return len(bench.store.missing(keys))
+        keys = (view_keys(image.digest, augmentation, n_views) for image in images)
+        return len(bench.store.missing(itertools.chain.from_iterable(keys)))
 
     def _files(self, images: Sequence[LabelledImage]) -> list[tuple[str, Path]]:
         return list({image.digest: self._folder / image.path for image in images}.items())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tlserve.core.augmentation import Augmentation, policy, view_key
+from tlserve.core.augmentation import Augmentation, policy, view_keys
 from tlserve.core.head import Head
 from tlserve.core.judge import paired_difference
 from tlserve.core.lifecycle import Phase
@@ -99,9 +99,9 @@ class Learner:
         """The rows of the training images, and of those of their views that the cache has."""
         store, columns = self._bench.store, self._bench.spec.columns(taps)
         keys = {
-            view_key(image.digest, augmentation, index): position
+            key: position
             for position, image in enumerate(self._images)
-            for index in augmentation.indices(n_views)
+            for key in view_keys(image.digest, augmentation, n_views)
         }
         there = keys.keys() - set(store.missing(keys))
         wanted = [key for key in keys if key in there]

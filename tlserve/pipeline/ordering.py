@@ -13,16 +13,13 @@ from typing import Any, TypeVar
 
 from tlserve.core.messages import PassJob
 from tlserve.core.plan import Plan, Strategy, TuneWish
+from tlserve.core.tuning import TuneOptions
 from tlserve.core.types import Snapshot, Split
 from tlserve.core.wire import as_json, from_json
 from tlserve.pipeline.workshop import Workshop
 from tlserve.plugin_api import LAST_TAP
 from tlserve.release.disk import replace_file, store_errors
-from tlserve.release.head_file import head_to_bytes
 from tlserve.release.layout import StateLayout
-from tlserve.training import Examples, train
-
-HEAD = "head.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +36,7 @@ class TuneImage:
 
 @dataclass(frozen=True, slots=True)
 class TuneOrder:
-    """All that the tuner needs to know, apart from the head that it begins with (head.safetensors)."""
+    """All that the tuner needs to know."""
 
     model: str
     backbone: str
@@ -75,15 +72,12 @@ class TuneResult:
 def order_tuning(
     shop: Workshop, job: PassJob, snapshot: Snapshot, groups: tuple[int, ...], strategy: Strategy
 ) -> None:
-    """Leave an order for the tuner, with a softmax head on the last tap to begin with.
+    """Leave an order for the tuner.
 
     An order that is there already is replaced: the images have changed since. Raises StoreUnavailable.
     """
     base = shop.bench(shop.build(job.recipe.backbone).name)
     images = snapshot.on(Split.TRAIN)
-    rows = base.store.read([image.digest for image in images], base.spec.columns((LAST_TAP,)))
-    examples = Examples.of(rows, [image.label for image in images], groups=groups)
-    head = train(examples, (LAST_TAP,), seed=job.recipe.seed).head
     order = TuneOrder(
         model=job.model,
         backbone=job.recipe.backbone,
@@ -105,8 +99,23 @@ def order_tuning(
     with store_errors(folder, "write the order of a fine-tuning in"):
         folder.mkdir(parents=True, exist_ok=True)
         shop.layout.tuning_result(job.model).unlink(missing_ok=True)
-        replace_file(folder / HEAD, head_to_bytes(head))
         replace_file(shop.layout.tuning_order(job.model), json.dumps(as_json(order)).encode())
+
+
+def tune_options(
+    strategy: Strategy, wish: TuneWish, augment: tuple[str, ...], views: int, seed: int
+) -> TuneOptions:
+    """What the strategy and the settings come to."""
+    everything = strategy in (Strategy.FINETUNE_ALL, Strategy.SCRATCH)
+    return TuneOptions(
+        unfreeze="all" if everything else wish.unfreeze,
+        epochs=wish.epochs,
+        views=views,
+        augment=augment,
+        activation_cache_gb=wish.activation_cache_gb,
+        seed=seed,
+        scratch=strategy is Strategy.SCRATCH,
+    )
 
 
 def read_order(layout: StateLayout, model: str) -> TuneOrder | None:

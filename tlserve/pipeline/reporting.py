@@ -29,6 +29,7 @@ from tlserve.training import Examples, learning_curve, likely_mislabelled
 
 PROBLEMS_TOLD = 200
 HARDEST_TOLD = 24
+SUSPECTS_TOLD = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +112,7 @@ def full_report(shop: Workshop, findings: Findings) -> dict[str, Any]:
                 "suggested": one.suggested,
                 "score": one.suggested_probability,
             }
-            for one in seen.suspects()
+            for one in seen.suspects()[:SUSPECTS_TOLD]
         ],
     }
     return parts | {"learning_curve": seen.learning_curve()}

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 from tlserve.core.backbones import BackboneDescription
 from tlserve.core.errors import BackboneNotFound, TlserveError
@@ -36,6 +35,7 @@ from tlserve.core.plan import Depth
 from tlserve.ingest import Catalog, ReconcileCancelled
 from tlserve.pipeline.channel import Channel
 from tlserve.pipeline.comparing import compare
+from tlserve.pipeline.options import TrainerOptions
 from tlserve.pipeline.passes import run_pass
 from tlserve.pipeline.reporting import write_page
 from tlserve.pipeline.telling import Cancelled
@@ -48,16 +48,6 @@ from tlserve.runtime import BuildSpec
 from tlserve.training import TrainingCancelled
 
 log = logging.getLogger("tlserve.pipeline")
-
-
-@dataclass(frozen=True, slots=True)
-class TrainerOptions:
-    """What the trainer is told at its start; everything about a model comes with its jobs."""
-
-    state: Path
-    device: Literal["auto", "cuda", "cpu"] = "auto"
-    threads: int = 0
-    plugin_folders: tuple[Path, ...] = ()
 
 
 class Trainer:

@@ -7,6 +7,7 @@ the last checkpoint when it is started again.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import time
@@ -15,19 +16,32 @@ from pathlib import Path
 
 from tlserve.core.errors import BackboneProblem, TlserveError
 from tlserve.core.messages import TrainerReady, Tuned, TuneJob, TuneProgressed
-from tlserve.core.plan import Strategy
-from tlserve.core.tuning import TuneOptions, TuneProgress
+from tlserve.core.tuning import TuneProgress
 from tlserve.core.wire import as_json
 from tlserve.pipeline.channel import Channel
-from tlserve.pipeline.ordering import HEAD, TuneOrder, TuneResult, read_order, write_result
-from tlserve.pipeline.trainer import TrainerOptions
+from tlserve.pipeline.options import TrainerOptions
+from tlserve.pipeline.ordering import (
+    TuneImage,
+    TuneOrder,
+    TuneResult,
+    forget_tuning,
+    read_order,
+    tune_options,
+    write_result,
+)
 from tlserve.plugin_api import TrainableBackbone
 from tlserve.plugin_host import PluginHost, make_build
-from tlserve.release.head_file import head_from_bytes
 from tlserve.release.layout import StateLayout
 from tlserve.runtime import BuildSpec, choose_device
 
 log = logging.getLogger("tlserve.pipeline")
+
+LEAST_LEFT = 0.9
+"""The share of the images that must still be there, as they were ordered."""
+
+
+class TuningUseless(Exception):
+    """There is nothing to be had from this fine-tuning; trying again would end as it did."""
 
 
 class Tuner:
@@ -60,6 +74,9 @@ class Tuner:
             )
         except TuningCancelled:
             return Tuned(job.job_id, job.model, None, "stopped on request", cancelled=True)
+        except TuningUseless as exc:
+            forget_tuning(self._layout, job.model)
+            return Tuned(job.job_id, job.model, None, str(exc))
         except TlserveError as exc:
             return Tuned(job.job_id, job.model, None, str(exc), retryable=exc.retryable)
         except Exception as exc:
@@ -78,7 +95,8 @@ def carry_out(
 ) -> TuneResult:
     """Fine-tune, and make the build of what came of it.
 
-    Raises BackboneProblem, StoreUnavailable and others of ours, TuningCancelled.
+    Raises TuningUseless when no epoch helped or too few of the images are left, BackboneProblem,
+    StoreUnavailable and others of ours, TuningCancelled.
     """
     from tlserve.tuning import TuningImage, fine_tune
 
@@ -90,36 +108,40 @@ def carry_out(
         raise BackboneProblem(f"backbone {order.backbone!r} cannot be trained")
     if BuildSpec.of(backbone.info, plugin).digest != order.parent:
         raise BackboneProblem(f"backbone {order.backbone!r} is another one now than when this was ordered")
-    work = layout.tuning(order.model)
-    tuned = fine_tune(
+    folder = Path(order.folder)
+    images = still_there(order)
+    done = fine_tune(
         backbone,
-        [
-            TuningImage(one.digest, Path(order.folder) / one.path, one.label, one.group)
-            for one in order.images
-        ],
-        head_from_bytes((work / HEAD).read_bytes()),
-        tune_options(order),
-        work / "work",
+        [TuningImage(one.digest, folder / one.path, one.label, one.group) for one in images],
+        tune_options(order.strategy, order.wish, order.augment, order.views, order.seed),
+        layout.tuning(order.model) / "work",
         device="cuda" if device.is_cuda else "cpu",
         max_pixels=order.max_pixels,
         on_progress=on_progress,
         cancelled=cancelled,
     )
-    build = make_build(tuned.backbone, plugin, layout.backbones, device).name
-    report = {**as_json(tuned.report), "seconds_in_all": round(time.perf_counter() - began, 1)}
+    if done.report.best_epoch == 0:
+        raise TuningUseless(done.report.reason)
+    build = make_build(done.backbone, plugin, layout.backbones, device).name
+    report = {**as_json(done.report), "seconds": round(time.perf_counter() - began, 1)}
     return TuneResult(build, report)
 
 
-def tune_options(order: TuneOrder) -> TuneOptions:
-    """What the strategy and the settings come to."""
-    wish = order.wish
-    everything = order.strategy in (Strategy.FINETUNE_ALL, Strategy.SCRATCH)
-    return TuneOptions(
-        unfreeze="all" if everything else wish.unfreeze,
-        epochs=wish.epochs,
-        views=order.views,
-        augment=order.augment,
-        activation_cache_gb=wish.activation_cache_gb,
-        seed=order.seed,
-        scratch=order.strategy is Strategy.SCRATCH,
-    )
+def still_there(order: TuneOrder) -> list[TuneImage]:
+    """The images that are still what they were when this was ordered.
+
+    Raises TuningUseless when a tenth of them is gone, or a class.
+    """
+    folder = Path(order.folder)
+    images = [image for image in order.images if _is_there(folder / image.path, image.digest)]
+    classes = {image.label for image in order.images} - {image.label for image in images}
+    if len(images) < LEAST_LEFT * len(order.images) or classes:
+        raise TuningUseless(f"only {len(images)} of {len(order.images)} images are still what they were")
+    return images
+
+
+def _is_there(path: Path, digest: str) -> bool:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest() == digest
+    except OSError:
+        return False

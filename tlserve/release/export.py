@@ -1,6 +1,6 @@
 """Whole graphs as files: one version for whoever asks, live and pinned ones as a Triton repository.
 
-No graph leaves before ONNX Runtime has run it and given what `core.head.apply` gives. Needs onnx: trainer
+No graph leaves before ONNX Runtime has run it and given what `core.head` gives. Needs onnx: trainer
 only; import it by its own name.
 """
 
@@ -16,16 +16,18 @@ import onnx
 import onnxruntime as ort
 
 from tlserve.core.errors import CorruptState
-from tlserve.core.head import apply
+from tlserve.core.head import Head, answers
 from tlserve.core.types import Rows
 from tlserve.release.disk import fill_folder, replace_file, store_errors, sync_folder
-from tlserve.release.graph import FEATURES, PROBABILITIES, metadata, whole_graph
+from tlserve.release.graph import FEATURES, NOVELTY, PROBABILITIES, metadata, whole_graph
 from tlserve.release.manifest import Version
 from tlserve.release.triton_config import LABELS_FILE, labels_text, triton_config
 from tlserve.runtime import GRAPH_INPUT, REFERENCE_FILE, BuildSpec, read_build_spec, reference_pixels
 
 TOLERANCE = 1e-4
-"""Largest difference of a probability between the exported graph and numpy."""
+"""Largest difference of a probability or a novelty between the exported graph and numpy."""
+ROUNDING = 3e-7
+"""Of how far an image is, in float32; what it comes to in novelty depends on how steep the curve is."""
 FEATURE_TOLERANCE = 0.01
 """Of the features to the stored reference rows, as root mean square relative to their own: another
 processor, or a GPU, may have made those."""
@@ -90,26 +92,24 @@ def checked_graph(version: Version, build_folder: Path) -> bytes:
     data = model.SerializeToString(deterministic=True)
     try:
         onnx.checker.check_model(data, full_check=True)
-        features, probabilities = _run(data, spec)
+        features, probabilities, novelty = _run(data, spec)
     except Exception as exc:  # onnx and onnxruntime raise classes of their own for each status
         raise CorruptState(f"{_graph_of(version)} does not run: {exc}") from exc
-    _compare(version, spec, build_folder, features, probabilities)
+    _compare_features(version, spec, build_folder, features)
+    _compare_answers(version, features, probabilities, novelty)
     return bytes(data)
 
 
-def _run(data: bytes, spec: BuildSpec) -> tuple[Rows, Rows]:
+def _run(data: bytes, spec: BuildSpec) -> tuple[Rows, Rows, Rows]:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     session = ort.InferenceSession(data, sess_options=options, providers=["CPUExecutionProvider"])
-    features, probabilities = session.run(
-        [FEATURES, PROBABILITIES], {GRAPH_INPUT: reference_pixels(spec.image)}
-    )
-    return np.asarray(features), np.asarray(probabilities)
+    outputs = [FEATURES, PROBABILITIES, NOVELTY]
+    features, probabilities, novelty = session.run(outputs, {GRAPH_INPUT: reference_pixels(spec.image)})
+    return np.asarray(features), np.asarray(probabilities), np.asarray(novelty)
 
 
-def _compare(
-    version: Version, spec: BuildSpec, build_folder: Path, features: Rows, probabilities: Rows
-) -> None:
+def _compare_features(version: Version, spec: BuildSpec, build_folder: Path, features: Rows) -> None:
     path = build_folder / REFERENCE_FILE
     try:
         reference = np.load(path, allow_pickle=False)[:, spec.columns(version.head.taps)]
@@ -120,9 +120,25 @@ def _compare(
     drift = float(np.sqrt(np.mean(np.square(features - reference, dtype=np.float64)))) / size
     if not drift <= FEATURE_TOLERANCE:
         raise CorruptState(f"{_graph_of(version)} gives features {drift:.2g} away from {path}, relatively")
-    worst = float(np.abs(probabilities - apply(version.head, features)).max())
-    if not worst <= TOLERANCE:
-        raise CorruptState(f"{_graph_of(version)} gives probabilities {worst:.2g} away from the head's own")
+
+
+def _compare_answers(version: Version, features: Rows, probabilities: Rows, novelty: Rows) -> None:
+    own_probabilities, own_novelty = answers(version.head, features)
+    for what, given, own, most in (
+        ("probabilities", probabilities, own_probabilities, TOLERANCE),
+        ("novelty", novelty, own_novelty, max(TOLERANCE, ROUNDING * _steepest(version.head))),
+    ):
+        worst = float(np.abs(given - own).max())
+        if not worst <= most:
+            raise CorruptState(f"{_graph_of(version)} gives {what} {worst:.2g} away from the head's own")
+
+
+def _steepest(head: Head) -> float:
+    """Most ranks per unit of distance; curves of older heads may be as good as upright."""
+    if head.novelty is None:
+        return 0.0
+    widths = np.maximum(np.diff(head.novelty.distances), np.float32(1e-12))
+    return float((np.diff(head.novelty.ranks) / widths).max())
 
 
 def _graph_of(version: Version) -> str:

@@ -6,9 +6,11 @@ The same head always gives the same bytes; their sha256 stands in the manifest.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -19,18 +21,22 @@ _KEY = "tlserve_head"
 _DENSE = ("weight", "bias")
 _PROJECTION = ("mean", "scale")
 _NOVELTY = ("mean", "scale", "centroids", "distances", "ranks")
+_HALVED = ("novelty.scale", "novelty.centroids")
+"""Kept as float16 wherever that loses nothing; training rounds them so that it does not."""
 
 
 def head_to_bytes(head: Head) -> bytes:
     """One safetensors file. Raises ValueError for a head with NaN or infinity in it."""
-    tensors: dict[str, Float32] = {}
+    tensors: dict[str, npt.NDArray[np.floating]] = {}
     for index, layer in enumerate(head.layers):
         parts = _DENSE if isinstance(layer, Dense) else _PROJECTION
         tensors.update({f"layers.{index}.{name}": getattr(layer, name) for name in parts})
     if head.novelty is not None:
         tensors.update({f"novelty.{name}": getattr(head.novelty, name) for name in _NOVELTY})
+        tensors["novelty.doubt"] = np.asarray([head.novelty.doubt_weight, head.novelty.sure_at])
     tensors = {name: np.ascontiguousarray(tensor, dtype=np.float32) for name, tensor in tensors.items()}
     _check_finite(tensors)
+    tensors.update({name: _halved(tensors[name]) for name in _HALVED if name in tensors})
     facts = {
         "format": FORMAT,
         "labels": head.labels,
@@ -51,10 +57,12 @@ def head_from_bytes(data: bytes) -> Head:
         facts = _facts(data)
         if facts["format"] != FORMAT:
             raise ValueError("written in another format, by another release of tlserve")
-        tensors: dict[str, Float32] = load(data)
+        tensors: dict[str, Float32] = {
+            name: tensor.astype(np.float32, copy=False) for name, tensor in load(data).items()
+        }
         _check_finite(tensors)
         layers = tuple(_layer(tensors, index, facts) for index in range(facts["n_layers"]))
-        novelty = Novelty(*(tensors[f"novelty.{name}"] for name in _NOVELTY)) if facts["novelty"] else None
+        novelty = _novelty(tensors) if facts["novelty"] else None
         return Head(
             labels=tuple(facts["labels"]),
             taps=tuple(facts["taps"]),
@@ -81,6 +89,18 @@ def _layer(tensors: dict[str, Float32], index: int, facts: dict[str, Any]) -> La
     return Projection(mean, scale, seed=projection["seed"], n_out=projection["n_out"])
 
 
+def _novelty(tensors: dict[str, Float32]) -> Novelty:
+    # Heads written before doubt counted do not speak of it.
+    weight, sure_at = tensors.get("novelty.doubt", np.zeros(2, np.float32)).tolist()
+    return Novelty(*(tensors[f"novelty.{name}"] for name in _NOVELTY), doubt_weight=weight, sure_at=sure_at)
+
+
+def _halved(tensor: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    with np.errstate(over="ignore"):
+        half = tensor.astype(np.float16)
+    return half if np.array_equal(half, tensor) else tensor
+
+
 def _facts(data: bytes) -> dict[str, Any]:
     """What stands beside the tensors, out of the header (8 bytes of length, then JSON)."""
     length = int.from_bytes(data[:8], "little")
@@ -91,7 +111,7 @@ def _facts(data: bytes) -> dict[str, Any]:
     return facts
 
 
-def _check_finite(tensors: dict[str, Float32]) -> None:
+def _check_finite(tensors: Mapping[str, npt.NDArray[np.floating]]) -> None:
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
             raise ValueError(f"the head's {name} holds NaN or infinity")

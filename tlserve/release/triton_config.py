@@ -28,7 +28,8 @@ output [
     name: "probabilities" data_type: TYPE_FP32 dims: [ {len(head.labels)} ]
     label_filename: "{LABELS_FILE}"
   }},
-  {{ name: "features" data_type: TYPE_FP32 dims: [ {head.n_features} ] }}
+  {{ name: "features" data_type: TYPE_FP32 dims: [ {head.n_features} ] }},
+  {{ name: "novelty" data_type: TYPE_FP32 dims: [ 1 ] reshape: {{ shape: [ ] }} }}
 ]
 version_policy {{ specific {{ versions: [ {", ".join(map(str, versions))} ] }} }}
 dynamic_batching {{ }}

@@ -20,9 +20,10 @@ CLASSES_SHOWN = 100
 MATRIX_CLASSES = 20
 """The largest confusion matrix that a person can still read."""
 PAIRS_SHOWN = 15
-SIDES = {"held_out": "held-out images", "out_of_fold": "training images, each judged by a model without it"}
-_STRONG = 0.6
-"""A cell that is filled more than this has light text."""
+SIDES = {
+    "held_out": "held-out images",
+    "out_of_fold": "training images, each judged by a model that had not seen it",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +61,9 @@ class ClassTable:
 class Cell:
     count: int
     fill: int
-    """Percent of full colour."""
+    """Percent of full colour; the template changes the text's colour where it would be hard to read."""
     is_right: bool
     title: str
-
-    @property
-    def is_strong(self) -> bool:
-        return self.fill > 100 * _STRONG
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +193,7 @@ def _cells(labels: Sequence[str], table: Sequence[Sequence[int]]) -> list[list[C
                 n,
                 _fill(n, sum(row), at == column),
                 at == column,
-                f"{words.count(n)} of {words.count(sum(row), 'picture')} of {labels[at]}"
+                f"{words.count(n)} of {words.count(sum(row), 'image')} of {labels[at]}"
                 + (" recognised" if at == column else f" taken for {labels[column]}"),
             )
             for column, n in enumerate(row)

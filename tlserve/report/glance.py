@@ -28,7 +28,7 @@ FEW_HELD_OUT = 30
 _VERDICTS = {"promote": ("passed", "good"), "hold": ("held back", "bad")}
 _EVIDENCE = {
     "first": "the first version: there was none to compare with",
-    "weak": "weak evidence: few pictures to compare on",
+    "weak": "weak evidence: few images to compare on",
     "strong": "strong evidence",
 }
 
@@ -53,8 +53,9 @@ class Gain:
     n_compared: int
 
     @property
-    def tone(self) -> str:
-        return "good" if self.difference > 0.0005 else "bad" if self.difference < -0.0005 else "quiet"
+    def is_sure(self) -> bool:
+        """Better by more than chance explains."""
+        return self.at_least is not None and self.at_least > 0
 
 
 @dataclass(frozen=True, slots=True)

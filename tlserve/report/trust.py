@@ -108,5 +108,5 @@ def _curve_points(found: Sequence[Json]) -> Iterator[charts.Point]:
             continue
         low, high = number(one.get("low")), number(one.get("high"))
         spread = words.interval(low, high)
-        title = f"{words.count(n_images, 'picture')}: {words.percent(accuracy)}"
+        title = f"{words.count(n_images, 'image')}: {words.percent(accuracy)}"
         yield charts.Point(n_images, accuracy, low, high, title + (f" ({spread})" if spread else ""))

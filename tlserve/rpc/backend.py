@@ -128,7 +128,10 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class ModelEvent:
-    """Progress or a change of one model. kind: phase | progress | snapshot | version | swap | problem."""
+    """Progress or a change of one model.
+
+    kind: phase | progress | snapshot | version | swap | problem | tuning | comparison.
+    """
 
     model: str
     at: float

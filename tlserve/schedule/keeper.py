@@ -73,6 +73,11 @@ class TrainerKeeper:
         process = self._process
         return process.pid if process is not None and process.returncode is None else None
 
+    @property
+    def job(self) -> Job | None:
+        """What it works on now."""
+        return self._running[0] if self._running is not None else None
+
     async def start(self) -> None:
         """Start the process if it is not up; returns when it is ready for work.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tlserve.core.errors import TlserveError, Unavailable
-from tlserve.core.head import apply, novelty_scores
+from tlserve.core.head import answers
 from tlserve.core.types import Pixels, Rows
 from tlserve.serving.queue import Batch, RowQueue, Slice, Ticket
 from tlserve.serving.served import ServedVersion
@@ -129,7 +129,7 @@ def _apply_heads(ordered: list[Slice], rows: Rows) -> None:
 def _apply_head(served: ServedVersion, group: list[Slice], rows: Rows) -> None:
     head = served.version.head
     features = rows[:, served.columns]
-    probabilities, novelty = apply(head, features), novelty_scores(head, features)
+    probabilities, novelty = answers(head, features)
     at = 0
     for part in group:
         ticket, here, there = part.ticket, slice(at, at + part.rows), slice(part.start, part.stop)

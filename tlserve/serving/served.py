@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tlserve.core.errors import CorruptState
-from tlserve.core.head import Head, apply, novelty_scores
+from tlserve.core.head import Head, answers
 from tlserve.plugin_api import ImageSpec
 from tlserve.runtime import BuildSpec
 from tlserve.serving.builds import Build
@@ -110,7 +110,7 @@ def fitting_columns(head: Head, spec: BuildSpec) -> slice | npt.NDArray[np.intp]
             f"of backbone {spec.name!r} have {features.shape[1]}"
         )
     try:
-        answer, novelty = apply(head, features), novelty_scores(head, features)
+        answer, novelty = answers(head, features)
     except ValueError as exc:
         raise CorruptState(f"its head does not fit together: {exc}") from exc
     if not (np.isfinite(answer).all() and np.isfinite(novelty).all()):

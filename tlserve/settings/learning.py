@@ -34,7 +34,7 @@ class LearningDefaults(BaseModel):
         default="auto", description="How deep to learn: auto, head, taps, finetune, finetune_all, scratch."
     )
     augment: Augment = Field(default=("light",), description="Augmentation: a policy or a list of operations.")
-    views: int = Field(default=3, ge=0, le=64, description="Augmented views of each training image.")
+    views: int = Field(default=2, ge=0, le=64, description="Augmented views of each training image.")
     mixup: bool = Field(default=True, description="Try mixtures of two images' features as examples.")
     large_images: int = Field(
         default=5_000, ge=1, description="From this many training images on, fine-tuning is considered."

@@ -16,7 +16,7 @@ _LOG_LIMIT = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Scores of rows no fit had seen: divided by the usual temperature of their kind, and by `temperature`."""
+    """Scores of rows no fit had seen: over the usual temperature of their kind, then over `temperature`."""
 
     temperature: float
     nll_before: float

@@ -16,7 +16,7 @@ from tlserve.training.arrays import Float64, Ints
 from tlserve.training.calibration import log_losses
 from tlserve.training.lesson import Exam, Lesson
 from tlserve.training.method import Method, Workplace
-from tlserve.training.search import Attempt
+from tlserve.training.search import Attempt, Trial
 
 MOST_FLOPS = 3e11
 """What one kind may cost in a comparison on a CPU: about 20 seconds of one core."""
@@ -54,7 +54,9 @@ def run_entry(method: Method, exam: Exam, lesson: Lesson, place: Workplace, *, a
     allowed = place.engine.speed * min(MOST_FLOPS, FLOPS_PER_ROW * len(exam.lesson.rows))
     times = method.flops(exam, lesson) / allowed
     if times > 1 and not (alone or method.kind is SIMPLEST):
-        words = f"left out: it takes {times:.1f} times the arithmetic that a comparison of so many images allows"
+        words = (
+            f"left out: it takes {times:.1f} times the arithmetic that a comparison of so many images allows"
+        )
         return Entry(method.kind, method, None, left_out=words)
     began = time.perf_counter()
     attempt = method.examine(exam, place)
@@ -64,72 +66,76 @@ def run_entry(method: Method, exam: Exam, lesson: Lesson, place: Workplace, *, a
 def choose(entries: Sequence[Entry], truth: Ints) -> Choice:
     """The best kind on unseen images, or the simplest that does as well.
 
-    entries: in the order of HeadKind, at least one with an attempt. Two do equally well where the difference
-    in accuracy, image by image, is within one standard error; of those the earlier is taken, unless its log
-    loss is clearly (by two standard errors) worse.
+    entries: in the order of HeadKind, at least one with an attempt. What counts is the sum of wrong answers
+    and log loss (in nats, calibrated). Two do equally well where their difference, image by image, is within
+    one standard error; then the earlier is taken.
+
+    Over twelve sets, five fifths each (flowers, whole and 500 and 100 of them, ants and bees, from two
+    backbones; digits, iris, wine, cancer), this gave 88.65 % and a log loss of 0.334 on held-out images;
+    always softmax 88.29 and 0.338; the highest accuracy alone 88.59 and 0.335; the lowest log loss alone
+    88.74 and 0.335, with softmax in 9 of 60 cases, here in 28.
     """
     tried = [(entry, entry.attempt) for entry in entries if entry.attempt is not None]
-    right = np.array([attempt.chosen.logits.argmax(axis=1) == truth for _, attempt in tried], dtype=np.float64)
-    loss = np.array([_losses(attempt, truth) for _, attempt in tried])
-    best = int(np.lexsort((np.arange(len(tried)), loss.mean(axis=1), -right.mean(axis=1)))[0])
-    for at, (entry, attempt) in enumerate(tried):
-        if at == best or _ties(right[best] - right[at]) and not _worse(loss[at] - loss[best]):
-            break
+    faults = np.array([_faults(attempt, truth) for _, attempt in tried])
+    best = int(faults.mean(axis=1).argmin())
+    at = next(i for i in range(len(tried)) if _ties(faults[i] - faults[best]))
+    entry, attempt = tried[at]
     why_not = {
-        other.kind: _why_not(right[i] - right[at], loss[i] - loss[at], later=i > at)
-        for i, (other, _) in enumerate(tried)
+        other.kind: _why_not(theirs.chosen, attempt.chosen, faults[i] - faults[at])
+        for i, (other, theirs) in enumerate(tried)
         if i != at
     }
-    return Choice(entry, attempt, _sentence(tried, at, best), why_not)
+    return Choice(entry, attempt, _sentence([one for _, one in tried], at, best), why_not)
 
 
 def gains(before: Attempt, after: Attempt, truth: Ints) -> bool:
-    """Whether the second attempt of a kind is better: its log loss beyond one standard error, and its
-    accuracy no lower."""
-    saved = _losses(before, truth) - _losses(after, truth)
-    return after.chosen.accuracy >= before.chosen.accuracy and float(saved.mean()) > _error(saved)
+    """Whether the second attempt does better than the first, by more than two standard errors.
+
+    By one, chance alone would often see to it: further rows have to earn their keep.
+    """
+    saved = _faults(before, truth) - _faults(after, truth)
+    return float(saved.mean()) > 2 * _error(saved)
 
 
-def _losses(attempt: Attempt, truth: Ints) -> Float64:
+def _faults(attempt: Attempt, truth: Ints) -> Float64:
+    """(n,) for each image that was left out: 1 for a wrong answer, and the log loss."""
     trial = attempt.chosen
-    return log_losses(trial.logits, truth, trial.calibration.temperature, attempt.link).astype(np.float64)
+    wrong = trial.logits.argmax(axis=1) != truth
+    return wrong + log_losses(trial.logits, truth, trial.calibration.temperature, attempt.link)
 
 
 def _error(difference: Float64) -> float:
     return float(difference.std() / np.sqrt(len(difference)))
 
 
-def _ties(gain: Float64) -> bool:
-    """Whether a gain in accuracy, (n,), is within its standard error."""
-    return float(gain.mean()) <= _error(gain)
+def _ties(excess: Float64) -> bool:
+    """Whether faults in excess, (n,), are within their standard error."""
+    return float(excess.mean()) <= _error(excess)
 
 
-def _worse(loss: Float64) -> bool:
-    """Whether a loss in excess, (n,), is beyond two standard errors."""
-    return float(loss.mean()) > 2 * _error(loss)
+def _why_not(other: Trial, chosen: Trial, excess: Float64) -> str:
+    points = 100 * (other.accuracy - chosen.accuracy)
+    loss = other.calibration.nll_after - chosen.calibration.nll_after
+    differs = f"{points:+.1f} points of accuracy, {loss:+.3f} of log loss"
+    if float(excess.mean()) > _error(excess):
+        return f"worse: {differs}"
+    return f"no better beyond chance: {differs}"
 
 
-def _why_not(right: Float64, loss: Float64, *, later: bool) -> str:
-    points = 100 * float(right.mean())
-    if points <= 0:
-        return f"{-points:.1f} points less accurate" if points < 0 else "no more accurate"
-    if later:
-        return f"{points:.1f} points more accurate, within the noise of {100 * _error(right):.1f}; less simple"
-    return f"its probabilities are worse (log loss {float(loss.mean()):+.3f})"
-
-
-def _sentence(tried: Sequence[tuple[Entry, Attempt]], at: int, best: int) -> str:
-    kind, attempt = tried[at][0].kind, tried[at][1]
-    share = f"{100 * attempt.chosen.accuracy:.1f} %"
-    if len(tried) == 1:
-        return f"{kind} was the only kind compared: {share} on images left out."
+def _sentence(attempts: Sequence[Attempt], at: int, best: int) -> str:
+    kind, share = attempts[at].kind, _percent(attempts[at])
+    if len(attempts) == 1:
+        return f"{kind} was the only kind tried: {share} right on images left out."
     if at == best:
-        return f"{kind} did best of {len(tried)} kinds: {share} on images left out."
-    other = tried[best]
+        return f"{kind} did best of {len(attempts)} kinds: {share} right on images left out."
     return (
-        f"{kind} gave {share} on images left out; {other[0].kind} gave {100 * other[1].chosen.accuracy:.1f} %, "
-        "which is no more than chance, so the simpler is taken."
+        f"{kind}, the simplest of those that do equally well: {share} right on images left out, "
+        f"{attempts[best].kind} {_percent(attempts[best])}, and chance alone makes such a difference."
     )
+
+
+def _percent(attempt: Attempt) -> str:
+    return f"{100 * attempt.chosen.accuracy:.1f} %"
 
 
 def table(entries: Sequence[Entry], choice: Choice) -> list[dict[str, Any]]:

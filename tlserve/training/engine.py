@@ -6,6 +6,7 @@ A fit hands over whole arrays and gets small ones back, so it need not know whic
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol
 
 import numpy as np
@@ -38,6 +39,11 @@ class Fits:
     def shape(self) -> tuple[int, int, int]:
         """Of the parameters: (n_fits, n_classes, n_features + 1); the last column is the bias."""
         return len(self.row_weights), self.n_classes, self.rows.shape[1] + 1
+
+    @cached_property
+    def total_weight(self) -> float:
+        """Of the rows in a fit that sees them all: what the objective is divided by."""
+        return float(self.row_weights.max(axis=0).sum(dtype=np.float64))
 
     @property
     def flops(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from tlserve.core.head import Head, logits
 from tlserve.core.plan import HeadKind
 from tlserve.core.types import Features
 from tlserve.training.arrays import Float32, Ints
-from tlserve.training.compare import Choice, Entry, answers, choose, gains, run_entry, table
+from tlserve.training.compare import Choice, answers, choose, gains, run_entry
 from tlserve.training.engine import Device, engine_for
 from tlserve.training.examples import Examples
 from tlserve.training.folds import FoldPlan, plan_folds
@@ -23,6 +23,7 @@ from tlserve.training.method import Method, Older, Workplace
 from tlserve.training.mixup import exam_with_mixtures, lesson_with_mixtures
 from tlserve.training.mlp import MLP
 from tlserve.training.novelty import fit_novelty
+from tlserve.training.reporting import Steps, raised, report_of
 from tlserve.training.ridge import PROJECTION, RIDGE
 from tlserve.training.scaling import Scaling
 from tlserve.training.trained import OutOfFold, TrainedHead
@@ -61,36 +62,26 @@ def train(
     """
     if not kinds:
         raise ValueError("name at least one kind of head")
-    started = time.perf_counter()
+    began = time.perf_counter()
     methods = [method for method in METHODS if method.kind in kinds]
-    steps = _Steps(methods, mixup, on_progress or (lambda done, total: None))
-    scaling = Scaling.of(examples.rows)
-    class_weights = weigh_classes(examples.targets, examples.n_classes)
-    lesson = lesson_of(examples, scaling.apply(examples.rows), class_weights)
-    plan = _plan(examples, seed)
-    exam = exam_of(examples, lesson, plan)
+    steps = Steps(methods, mixup, on_progress or (lambda done, total: None))
     place = Workplace(engine_for(device), device, seed, steps.tell, cancelled)
+    ready = _Prepared.of(examples, seed)
     entries = []
     for method in methods:
-        entries.append(run_entry(method, exam, lesson, place, alone=len(methods) == 1))
+        entries.append(run_entry(method, ready.exam, ready.lesson, place, alone=len(methods) == 1))
         steps.end(method)
-    choice = choose(entries, exam.truth)
-    choice, lesson, mixed = _try_mixtures(choice, exam, lesson, place) if mixup else (choice, lesson, None)
-    attempt, trial = choice.attempt, choice.attempt.chosen
+    choice, lesson, mixed = choose(entries, ready.exam.truth), ready.lesson, None
+    if mixup:
+        choice, lesson, mixed = _try_mixtures(choice, ready.exam, lesson, place)
     older = None if warm is None else Older(warm, examples.names, taps)
-    last = choice.entry.method.fit(lesson, attempt, scaling, place, older)
-    originals = slice(None, examples.n_images)
-    head = Head(
-        labels=examples.names,
-        taps=taps,
-        layers=last.layers,
-        link=attempt.link,
-        temperature=trial.calibration.temperature,
-    )
+    last = choice.entry.method.fit(lesson, choice.attempt, ready.scaling, place, older)
+    temperature = choice.attempt.chosen.calibration.temperature
+    head = Head(examples.names, taps, last.layers, choice.attempt.link, temperature)
     unseen = held_out_rows_for_novelty
     novelty = fit_novelty(
-        scaling,
-        lesson.rows[originals],
+        ready.scaling,
+        ready.lesson.rows[: examples.n_images],
         examples.targets,
         examples.n_classes,
         unseen,
@@ -98,21 +89,20 @@ def train(
         budget_kb=novelty_budget_kb,
         seed=seed,
     )
-    head = replace(head, novelty=novelty)
     steps.finish()
-    report = _report(entries, choice, plan)
-    report |= {
+    report = report_of(entries, choice, ready.plan) | {
         "mixup": mixed,
-        "class_weights": _raised(examples.names, class_weights),
+        "class_weights": raised(examples.names, ready.class_weights),
         "n_train": examples.n_images,
         "n_views": len(examples.rows) - examples.n_images,
         "n_features": examples.rows.shape[1],
         "seed": seed,
         "warm": last.warm,
         "device": device,
-        "seconds": round(time.perf_counter() - started, 4),
+        "seconds": round(time.perf_counter() - began, 4),
     }
-    return TrainedHead(head, attempt.kind, report, OutOfFold(exam.images, answers(attempt), exam.truth))
+    answered = OutOfFold(ready.exam.images, answers(choice.attempt), ready.exam.truth)
+    return TrainedHead(replace(head, novelty=novelty), choice.attempt.kind, report, answered)
 
 
 def train_softmax(
@@ -153,40 +143,30 @@ def weigh_classes(targets: Ints, n_classes: int) -> Float32:
     return weights
 
 
-class _Steps:
-    """Progress over all kinds: rising, to a total that is known from the start."""
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """Examples as fits read them."""
 
-    def __init__(self, methods: Sequence[Method], mixup: bool, tell: Callable[[int, int], None]) -> None:
-        most_mixed = max(method.most_trials for method in methods) if mixup else 0
-        self._total = sum(method.most_trials for method in methods) + most_mixed + 1
-        self._done = self._before = 0
-        self._tell = tell
-        tell(0, self._total)
+    scaling: Scaling
+    class_weights: Float32
+    lesson: Lesson
+    plan: FoldPlan
+    exam: Exam
 
-    def tell(self) -> None:
-        self._done = min(self._done + 1, self._total - 1)
-        self._tell(self._done, self._total)
-
-    def end(self, method: Method) -> None:
-        """A kind may end before it has made all its trials."""
-        self._before += method.most_trials
-        if self._done < self._before:
-            self._done = self._before
-            self._tell(self._done, self._total)
-
-    def finish(self) -> None:
-        self._tell(self._total, self._total)
-
-
-def _plan(examples: Examples, seed: int) -> FoldPlan:
-    return plan_folds(
-        examples.targets,
-        examples.n_classes,
-        examples.rows.shape[1],
-        np.random.default_rng(seed),
-        groups=examples.groups,
-        rows_per_image=len(examples.rows) / examples.n_images,
-    )
+    @classmethod
+    def of(cls, examples: Examples, seed: int) -> _Prepared:
+        scaling = Scaling.of(examples.rows)
+        class_weights = weigh_classes(examples.targets, examples.n_classes)
+        lesson = lesson_of(examples, scaling.apply(examples.rows), class_weights)
+        plan = plan_folds(
+            examples.targets,
+            examples.n_classes,
+            examples.rows.shape[1],
+            np.random.default_rng(seed),
+            groups=examples.groups,
+            rows_per_image=len(examples.rows) / examples.n_images,
+        )
+        return cls(scaling, class_weights, lesson, plan, exam_of(examples, lesson, plan))
 
 
 def _try_mixtures(
@@ -206,24 +186,3 @@ def _try_mixtures(
     if not kept:
         return choice, lesson, facts
     return replace(choice, attempt=mixed), lesson_with_mixtures(lesson, place.seed), facts
-
-
-def _raised(names: tuple[str, ...], class_weights: Float32) -> dict[str, float]:
-    pairs = zip(names, class_weights.tolist(), strict=True)
-    return {name: weight for name, weight in pairs if weight != 1}
-
-
-def _report(entries: Sequence[Entry], choice: Choice, plan: FoldPlan) -> dict[str, Any]:
-    attempt, trial = choice.attempt, choice.attempt.chosen
-    return {
-        "kind": attempt.kind.value,
-        "method": choice.entry.method.described,
-        attempt.setting_name: trial.setting,
-        "cv_accuracy": trial.accuracy,
-        "temperature": trial.calibration.temperature,
-        "choice": choice.sentence,
-        "comparison": table(entries, choice),
-        "out_of_fold": asdict(trial.calibration),
-        "grid": attempt.grid,
-        "folds": {"n_folds": plan.n_folds, "n_fits": plan.n_fits, "n_rows": len(plan.rows)},
-    }

@@ -185,7 +185,7 @@ def _hits(examples: Examples, panel: _Panel, size: int) -> Float64:
     wanted = np.eye(examples.n_classes, dtype=np.float32)[examples.targets[chosen]]
     mean = wanted.mean(axis=0)
     scores = scaling.apply(panel.rows) @ _ridge(rows, wanted - mean) + mean
-    return (scores.argmax(axis=1) == panel.targets).astype(np.float64)
+    return np.asarray(scores.argmax(axis=1) == panel.targets, dtype=np.float64)
 
 
 def _ridge(rows: Float32, wanted: Float32) -> Float32:

@@ -54,12 +54,11 @@ def solve(
 def loss_and_gradient(
     fits: Fits, penalty_c: float, flat: Float64, engine: Engine | None = None
 ) -> tuple[float, Float64]:
-    """The objective of `solve`, summed over fits and divided by the number of rows, and its gradient."""
-    n_rows = len(fits.rows)
+    """The objective of `solve`, summed over fits and divided by the weight of all rows, and its gradient."""
     parameters = flat.reshape(fits.shape).astype(np.float32)
     loss, gradient = (engine or NumpyEngine()).data_loss(fits, parameters)
     shrunk = flat.reshape(fits.shape).copy()
     shrunk[:, :, -1] = 0
     loss += float(np.vdot(shrunk, shrunk)) / (2 * penalty_c)
     gradient += shrunk / penalty_c
-    return loss / n_rows, gradient.ravel() / n_rows
+    return loss / fits.total_weight, gradient.ravel() / fits.total_weight

@@ -102,11 +102,13 @@ class _Sums:
     def without(self, other: _Sums) -> _Sums:
         """The other rows' sums taken away, and what is left centred: `row` and `indicator` are means."""
         n_rows = self.n_rows - other.n_rows
-        row, indicator = self.row - other.row, self.indicator - other.indicator
+        row = (self.row - other.row) / np.float32(n_rows)
+        indicator = (self.indicator - other.indicator) / np.float32(n_rows)
         gram = self.gram - other.gram
-        gram -= np.outer(row, row / n_rows)
-        cross = self.cross - other.cross - np.outer(row, indicator / n_rows)
-        return _Sums(n_rows, row / n_rows, indicator / n_rows, gram, cross)
+        gram -= np.outer(row, row) * np.float32(n_rows)
+        cross = self.cross - other.cross
+        cross -= np.outer(row, indicator) * np.float32(n_rows)
+        return _Sums(n_rows, row, indicator, gram, cross)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +145,7 @@ class _Held:
 
 
 def _best(tried: Bools, row_weights: Float32) -> Ints:
-    """(n_penalties, 2, n_sets, n) to the best penalty, (2, n_sets); the last of equals, which is the largest."""
+    """(n_penalties, 2, n_sets, n) to (2, n_sets): the best penalty, the largest of equals."""
     shares = (tried * row_weights[:, None, :]).sum(axis=3, dtype=np.float64).round(9)
     backwards = shares[::-1].argmax(axis=0)
     return np.asarray(len(tried) - 1 - backwards, dtype=np.intp)

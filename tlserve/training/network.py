@@ -15,7 +15,9 @@ from tlserve.training.method import Workplace
 from tlserve.training.scaling import Scaling
 
 DROPOUT = 0.5
-BATCH = 128
+LARGEST_BATCH, SMALLEST_BATCH = 128, 16
+FEWEST_STEPS = 8
+"""Of an epoch: few rows are gone through several times, or nothing would be learnt before it is judged."""
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 1e-2
 FLOPS_FOR_THREADS = 5e8
@@ -35,6 +37,8 @@ class Networks:
         self._random = torch.Generator().manual_seed(place.seed)
         self._seen = [torch.from_numpy(np.flatnonzero(weights)) for weights in row_weights]
         self._longest = max(len(seen) for seen in self._seen)
+        self._batch = int(np.clip(self._longest // FEWEST_STEPS, SMALLEST_BATCH, LARGEST_BATCH))
+        self._rounds = -(-FEWEST_STEPS // -(-self._longest // self._batch))
         mean = row_weights.sum(axis=1, keepdims=True) / [[len(seen)] for seen in self._seen]
         self._weights = self._placed((row_weights / mean).astype(np.float32))
         self._rows, self._targets = self._placed(lesson.rows), self._placed(lesson.targets)
@@ -47,7 +51,7 @@ class Networks:
 
     def __enter__(self) -> Networks:
         n_fits, n_features, n_hidden = self._hidden[0].shape
-        if 6.0 * n_fits * BATCH * n_features * n_hidden < FLOPS_FOR_THREADS:
+        if 6.0 * n_fits * self._batch * n_features * n_hidden < FLOPS_FOR_THREADS:
             torch.set_num_threads(1)
         return self
 
@@ -58,10 +62,11 @@ class Networks:
 
     def learn(self) -> None:
         """One epoch. Raises TrainingCancelled."""
-        orders = torch.stack([self._shuffled(seen) for seen in self._seen])
-        for batch in orders.split(BATCH, dim=1):
-            self._place.check()
-            self._step(batch)
+        for _ in range(self._rounds):
+            orders = torch.stack([self._shuffled(seen) for seen in self._seen])
+            for batch in orders.split(self._batch, dim=1):
+                self._place.check()
+                self._step(batch)
 
     def scores(self, fit: int, at: Ints) -> Float32:
         """(n, n_classes): what one fit says of these rows."""
@@ -86,7 +91,9 @@ class Networks:
         hidden = torch.baddbmm(self._hidden[1], self._rows[at], self._hidden[0]).relu()
         hidden = hidden * kept.to(self._device) / (1 - DROPOUT)
         logits = torch.baddbmm(self._last[1], hidden, self._last[0])
-        each = nn.functional.cross_entropy(logits.flatten(0, 1), self._targets[at].flatten(), reduction="none")
+        each = nn.functional.cross_entropy(
+            logits.flatten(0, 1), self._targets[at].flatten(), reduction="none"
+        )
         n_real = (batch >= 0).sum(dim=1).clamp(min=1).to(self._device)
         self._optimiser.zero_grad(set_to_none=True)
         # Fits share nothing, so the sum of their means teaches each its own.

@@ -32,7 +32,7 @@ STEEPEST = 300.0
 """Ranks per unit of distance: beyond, the rounding of float32 would show in the score."""
 OFFSET = 5.0
 """A column whose mean is this many times its spread looks the same in all images; its mean is taken off."""
-GIANT = 10.0
+GIANT = 2.0
 """A column this many times as large as the middling one is made no larger: it would decide alone."""
 _BYTES_OF_THE_REST = 1_024
 """The curve, 102 distances and ranks in float32, and two numbers."""
@@ -66,12 +66,8 @@ def fit_novelty(
     rows = _Rows(view, scaling, standardised, _members(targets, n_classes, random))
     nothing = np.zeros(0, np.float32)
     block = Novelty(view.mean, view.scale, rows.centres(rows.members, room, random), nothing, nothing)
-    n_held_out = 0 if held_out is None else len(held_out)
-    if held_out is not None and n_held_out >= ENOUGH_HELD_OUT:
-        if held_out_scores is not None:
-            block = _with_doubt(block, centroid_distance(block, held_out), held_out_scores)
-        no_scores = np.zeros((n_held_out, 1), np.float32)
-        far = farness(block, held_out, no_scores if held_out_scores is None else held_out_scores)
+    if held_out is not None and len(held_out) >= ENOUGH_HELD_OUT:
+        block, far = _measured(block, held_out, held_out_scores)
     else:
         seen = rows.left_out_distances(block, room, random)
         far = seen if held_out is None else np.concatenate([centroid_distance(block, held_out), seen])
@@ -96,14 +92,19 @@ def distance_curve(distances: Float64) -> tuple[Float32, Float32]:
     return curve.astype(np.float32), ranks.astype(np.float32)
 
 
-def _with_doubt(block: Novelty, distances: Float32, scores: Float32) -> Novelty:
-    """Doubt beside distance, each varying as much as the other among held-out images."""
+def _measured(block: Novelty, held_out: Features, scores: Float32 | None) -> tuple[Novelty, Float32]:
+    """The block with doubt beside distance, each varying as much as the other among held-out images, and
+    how far those are."""
+    distances = centroid_distance(block, held_out)
+    if scores is None:
+        return block, distances
     best = scores.max(axis=1)
     sure_at = float(np.quantile(best, SURE_QUANTILE))
     spread = float(np.maximum(sure_at - best, 0).std())
     weight = float(distances.std()) / spread if spread > 0 else 0.0
     # As the head's file keeps them, so that the curve is that of the block read back.
-    return replace(block, doubt_weight=float(np.float32(weight)), sure_at=float(np.float32(sure_at)))
+    block = replace(block, doubt_weight=float(np.float32(weight)), sure_at=float(np.float32(sure_at)))
+    return block, farness(block, held_out, scores)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,10 +160,14 @@ class _Rows:
         most = max(2, MOST_STAND_INS // len(self.members))
         found = []
         for fold in range(STAND_IN_FOLDS):
-            parts = [(rows, np.arange(fold, min(most, len(rows)), STAND_IN_FOLDS)) for rows in self.members]
-            left_out = np.concatenate([rows[at] for rows, at in parts])
-            inside = [np.delete(rows, at) for rows, at in parts]
-            kept = [rows for rows in inside if len(rows)]
+            out, kept = [], []
+            for number, rows in enumerate(self.members):
+                # The first of each class in turn: else all classes of one image would be gone at once.
+                first = (fold + number) % STAND_IN_FOLDS
+                at = np.arange(first, min(most, len(rows)), STAND_IN_FOLDS)
+                out.append(rows[at])
+                kept.append(np.delete(rows, at))
+            left_out, kept = np.concatenate(out), [rows for rows in kept if len(rows)]
             if len(left_out) and kept:
                 without = replace(block, centroids=self.centres(kept, room, random))
                 raw = self.standardised[left_out] * self.scaling.scale + self.scaling.mean

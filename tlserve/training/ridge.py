@@ -13,10 +13,10 @@ import numpy as np
 
 from tlserve.core.head import Dense, Layer, Projection, projection_matrix
 from tlserve.core.plan import HeadKind
-from tlserve.training.arrays import Float32, Float64, Ints
+from tlserve.training.arrays import Float32, Float64
+from tlserve.training.engine import Engine
 from tlserve.training.lesson import Exam, Lesson
 from tlserve.training.method import LastFit, Older, Workplace, blas_threads
-from tlserve.training.engine import Engine
 from tlserve.training.scaling import Scaling
 from tlserve.training.search import Attempt, Trial, best_step, climb, geometric, in_asked_order, loss_after
 

@@ -37,11 +37,12 @@ def tap_sets(taps: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     return (*nested, *((tap,) for tap in reversed(taps[:-1])))
 
 
-def score_taps(  # noqa: PLR0917  # from what to how, as its callers have them
+def score_taps(
     read: Read,
     taps: Sequence[str],
     targets: Ints,
     n_classes: int,
+    *,
     groups: Ints | None = None,
     seed: int = 0,
     cancelled: Callable[[], bool] | None = None,

@@ -61,14 +61,19 @@ def plan_cache(cut: Cut, n_slots: int, budget_gb: float, folder: Path | None = N
     room = budget_gb * _GB
     if folder is not None:
         kept = sum(file.stat().st_size for file in folder.glob("*.slots"))
-        room = min(room, kept + FREE_SHARE * shutil.disk_usage(folder).free)
+        room = min(room, kept + FREE_SHARE * shutil.disk_usage(_existing(folder)).free)
     return Budget(slot_bytes, n_slots, min(n_slots, int(room // slot_bytes)))
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    return next(place for place in (folder, *folder.absolute().parents) if place.exists())
 
 
 class Activations:
     """What the tuned part reads of any picture and view, from disk where it lies there.
 
-    weights: a digest of the weights of the frozen part. The folder must exist.
+    weights: a digest of the weights of the frozen part.
     """
 
     def __init__(

@@ -6,13 +6,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from tlserve.core.tuning import TuneOptions, TuneProgress, TuneStage
 from tlserve.tuning.activations import TuningCancelled
 from tlserve.tuning.checkpoint import Checkpoint, EpochResult, State, load, save
+from tlserve.tuning.first_head import MOST_FOR_FIRST_HEAD, fit_first_head
 from tlserve.tuning.learner import Learner
-from tlserve.tuning.lesson import Batches
+from tlserve.tuning.lesson import Batches, Lesson
 from tlserve.tuning.pictures import Ints
 
 _TELL_SECONDS = 1.0
@@ -26,37 +29,58 @@ class Course:
         self,
         learner: Learner,
         batches: Batches,
-        validation: Ints,
+        lesson: Lesson,
         options: TuneOptions,
         folder: Path,
         *,
         key: str,
         device: torch.device,
-        on_progress: OnProgress,
-        cancelled: Callable[[], bool],
     ) -> None:
-        self._learner, self._batches, self._validation = learner, batches, validation
+        self._learner, self._batches, self._lesson = learner, batches, lesson
         self._options, self._folder, self._key, self._device = options, folder, key, device
-        self._tell, self._cancelled = on_progress, cancelled
+        self._tell: OnProgress = lambda _: None
+        self._cancelled: Callable[[], bool] = lambda: False
         self.history: list[EpochResult] = []
         self.best_epoch = 0
         self._best: State = {}
 
-    def run(self) -> str:
-        """All epochs that are left; the learner then has the best epoch's weights.
+    def run(self, on_progress: OnProgress, cancelled: Callable[[], bool]) -> str:
+        """The first head and all epochs, or those that are left; the learner then has the best weights.
 
         Returns a note on a checkpoint that was of no use, or "". Raises TuningCancelled, StoreUnavailable.
         """
+        self._tell, self._cancelled = on_progress, cancelled
         note = self._resume()
         if not self.history:
-            self._best = self._learner.learnt()
-            self.history.append(self._validated(0, None, time.perf_counter()))
+            self._begin()
         while self._goes_on():
             self._epoch(len(self.history))
             save(self._checkpoint(), self._folder)
         self._learner.restore(self._best)
         self._learner.train(False)
         return note
+
+    def _begin(self) -> None:
+        """The head first, on the backbone as it is."""
+        began = time.perf_counter()
+        self._learner.train(False)
+        if not self._options.scratch:
+            draw = np.random.default_rng(self._options.seed)
+            some = np.sort(draw.permutation(self._lesson.training)[:MOST_FOR_FIRST_HEAD])
+            learnt, judged = (self._features(images) for images in (some, self._lesson.validation))
+            fit_first_head(self._learner.head, learnt, judged, self._learner.class_weights)
+        self._best = self._learner.learnt()
+        self.history.append(self._validated(0, None, began))
+        save(self._checkpoint(), self._folder)
+
+    def _features(self, images: Ints) -> tuple[Tensor, Tensor]:
+        features, targets = [], []
+        for activations, of_batch in self._batches.plain(images):
+            if self._cancelled():
+                raise TuningCancelled
+            features.append(self._learner.features_now(activations))
+            targets.append(of_batch)
+        return torch.cat(features), torch.cat(targets)
 
     def _goes_on(self) -> bool:
         ran = len(self.history) - 1
@@ -85,7 +109,7 @@ class Course:
 
     def _validated(self, epoch: int, loss: float | None, began: float) -> EpochResult:
         right, total, wrongness = 0, 0, 0.0
-        for activations, targets in self._batches.plain(self._validation):
+        for activations, targets in self._batches.plain(self._lesson.validation):
             scores = self._learner.scores_now(activations)
             right += int((scores.argmax(1) == targets).sum())
             wrongness += float(torch.nn.functional.cross_entropy(scores, targets, reduction="sum"))

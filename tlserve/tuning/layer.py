@@ -28,14 +28,6 @@ class HeadLayer(nn.Module):
         self.weight = nn.Parameter(torch.zeros(n_classes, n_features))
         self.bias = nn.Parameter(torch.zeros(n_classes))
 
-    @classmethod
-    def of(cls, dense: Dense) -> HeadLayer:
-        layer = cls(*dense.weight.shape)
-        with torch.no_grad():
-            layer.weight.copy_(torch.from_numpy(dense.weight.T.copy()))
-            layer.bias.copy_(torch.from_numpy(dense.bias))
-        return layer
-
     def standardise(self, features: Tensor) -> None:
         """From now on standardise as these features, (n, n_features), ask for; no score changes by it."""
         with torch.no_grad():

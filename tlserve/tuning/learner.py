@@ -36,7 +36,8 @@ class Learner:
     ) -> None:
         self.cut, self.module, self.head = cut, module, head.to(device)
         self._options, self._device, self._n_steps = options, device, n_steps
-        self._loss = nn.CrossEntropyLoss(class_weights.to(device), label_smoothing=options.label_smoothing)
+        self.class_weights = class_weights.to(device)
+        self._loss = nn.CrossEntropyLoss(self.class_weights, label_smoothing=options.label_smoothing)
         groups = [*_groups(head.parameters(), options.head_learning_rate, options.weight_decay)]
         for depth, block in enumerate(reversed(cut.learning)):
             groups += _groups(block, backbone_rate(options, depth), options.weight_decay)
@@ -58,6 +59,11 @@ class Learner:
         """The same, to look at and not to learn from."""
         with torch.no_grad():
             return self.scores(activations)
+
+    def features_now(self, activations: tuple[Tensor, ...]) -> Tensor:
+        with torch.no_grad(), torch.autocast(**self._autocast):
+            features: Tensor = self.cut.tuned(*activations)
+        return features.float()
 
     def step(self, activations: tuple[Tensor, ...], targets: Tensor, number: int) -> float:
         """One step on one batch; number: of the step, from 0, over all epochs. Returns the loss."""

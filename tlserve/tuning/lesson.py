@@ -17,6 +17,7 @@ from tlserve.tuning.activations import Activations
 from tlserve.tuning.pictures import Ints, Pictures
 
 EVALUATED_AT_ONCE = 64
+VALIDATION_SHARE = 0.1
 Batch = tuple[tuple[Tensor, ...], Tensor]
 """What the tuned part reads, and the class of each picture, on the device."""
 
@@ -101,12 +102,27 @@ class Batches:
         return self._activations.batch(images, views), targets
 
 
-def validation_slice(targets: Ints, *, share: float = 0.1, seed: int = 0) -> Ints:
-    """Places of about `share` of each class, ascending; at least one of a class of three or more images."""
-    draw = np.random.default_rng(seed)
+def validation_slice(
+    targets: Ints, groups: Ints | None = None, *, share: float = VALIDATION_SHARE, seed: int = 0
+) -> Ints:
+    """Places of about `share` of each class, ascending; at least one of a class, where it can be spared.
+
+    groups: (n,) pictures with the same number, near duplicates, stay on one side together. No class loses
+    more than a third of its pictures to validation.
+    """
+    numbers = np.arange(len(targets)) if groups is None else groups
+    counts = np.bincount(targets)
+    wanted = np.maximum(1, np.round(share * counts))
+    taken = np.zeros(len(counts))
     chosen = [np.empty(0, np.intp)]
-    for target in np.unique(targets):
-        places = draw.permutation(np.flatnonzero(targets == target))
-        wanted = max(1, round(share * len(places))) if len(places) >= 3 else 0
-        chosen.append(places[:wanted])
+    _, first, inverse = np.unique(numbers, return_index=True, return_inverse=True)
+    members = np.split(np.argsort(inverse, kind="stable"), np.cumsum(np.bincount(inverse))[:-1])
+    for group in np.random.default_rng(seed).permutation(len(first)):
+        places = members[group]
+        after = taken + np.bincount(targets[places], minlength=len(counts))
+        of_group = targets[places]
+        has_room = taken[of_group] < wanted[of_group]
+        if has_room.all() and (after[of_group] * 3 <= counts[of_group]).all():
+            chosen.append(places)
+            taken = after
     return np.sort(np.concatenate(chosen)).astype(np.intp)

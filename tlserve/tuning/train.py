@@ -1,21 +1,20 @@
-"""Fine-tuning: from a backbone and a head fitted on its rows to a backbone that knows these pictures.
+"""From a network and pictures to a network that knows these pictures, and a head on it.
 
-Below the cut everything runs once (`activations`); then, epoch after epoch, the tuned part and the head
-learn together (`course`). A run that was killed goes on from its last epoch and ends with the same weights.
+Below the cut everything runs once (`activations`); a head is fitted on what the rest makes of it; then,
+epoch after epoch, both learn together (`course`). A run that was killed goes on from its last epoch and
+ends with the same weights.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from tlserve.core.errors import StoreUnavailable
@@ -31,10 +30,6 @@ from tlserve.tuning.learner import Learner
 from tlserve.tuning.lesson import Batches, Lesson
 from tlserve.tuning.scratch import reinitialise
 from tlserve.tuning.state import state_digest
-
-N_FOR_SCALE = 1_024
-"""Training pictures that the head's standardisation is taken from."""
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,10 +59,9 @@ class Tuned:
         return self.history[self.best_epoch].validation_accuracy - self.history[0].validation_accuracy
 
 
-def fine_tune(
+def tune(
     trainable: TrainableModule,
     lesson: Lesson,
-    head: Dense | None,
     options: TuneOptions,
     folder: Path,
     *,
@@ -77,12 +71,10 @@ def fine_tune(
 ) -> Tuned:
     """Tune `trainable`, whose module is changed in place, and a head with it.
 
-    head: softmax scores on raw `features`, fitted without the validating pictures; None to begin at zero,
-    as from random weights. folder: for the cache and the checkpoint, for this fine-tuning alone. What lies
-    there of the same one is gone on from; the caller deletes the folder when all is done. The same
-    arguments on the same machine give the same weights.
-    Raises TuningCancelled, StoreUnavailable, BadImage, OSError from reading pictures, ValueError for a head
-    that does not fit.
+    folder: for the cache and the checkpoint, for this fine-tuning alone. What lies there of the same one
+    is gone on from; the caller deletes the folder when all is done. The same arguments on the same machine
+    give the same weights.
+    Raises TuningCancelled, StoreUnavailable, BadImage, and OSError from reading pictures.
     """
     tell, stop = on_progress or (lambda _: None), cancelled or (lambda: False)
     _make(folder)
@@ -90,43 +82,30 @@ def fine_tune(
     if options.scratch:
         reinitialise(module, options.seed)
     weights = state_digest(module)
-    n_unfrozen = _n_unfrozen(trainable, options, len(lesson.training))
     found = cut_for(trainable, lesson.pictures.spec, options, len(lesson.training))
+    gigabytes = options.activation_cache_gb
     activations = Activations(
-        found,
-        lesson.pictures,
-        folder,
-        weights=weights,
-        budget_gb=options.activation_cache_gb,
-        device=device,
+        found, lesson.pictures, folder, weights=weights, budget_gb=gigabytes, device=device
     )
     with closing(activations), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         activations.fill(_caching(tell), stop)
         batches = Batches(lesson, activations, options, device)
-        learner = _learner(found, trainable, lesson, head, options=options, batches=batches, device=device)
-        key = _key(weights, lesson, head, options, device)
-        course = Course(
-            learner,
-            batches,
-            lesson.validation,
-            options,
-            folder,
-            key=key,
-            device=device,
-            on_progress=tell,
-            cancelled=stop,
-        )
-        notes = [course.run(), _why_whole(found, options), _why_uncached(activations.budget, options)]
+        learner = _learner(found, trainable, batches, lesson, options=options, device=device)
+        key = _key(weights, lesson, options, device)
+        course = Course(learner, batches, lesson, options, folder, key=key, device=device)
+        notes = [
+            course.run(tell, stop),
+            _why_whole(found, options),
+            _why_uncached(activations.budget, options),
+        ]
     module.to("cpu").eval()
-    for note in filter(None, notes):
-        _log.info("fine-tuning: %s", note)
     return Tuned(
         trainable=trainable,
         head=learner.head.cpu().dense(),
         history=tuple(course.history),
         best_epoch=course.best_epoch,
         n_images=len(lesson.training),
-        n_unfrozen=n_unfrozen,
+        n_unfrozen=_n_unfrozen(trainable, options, len(lesson.training)),
         n_blocks=len(trainable.blocks),
         cache=activations.budget,
         from_scratch=options.scratch,
@@ -148,28 +127,22 @@ def _n_unfrozen(trainable: TrainableModule, options: TuneOptions, n_images: int)
 def _learner(
     found: Cut,
     trainable: TrainableModule,
+    batches: Batches,
     lesson: Lesson,
-    head: Dense | None,
     *,
     options: TuneOptions,
-    batches: Batches,
     device: torch.device,
 ) -> Learner:
-    some = np.random.default_rng(options.seed).permutation(lesson.training)[:N_FOR_SCALE]
+    """With a head that gives zero to everything."""
+    activations, _ = next(batches.plain(lesson.training[:1]))
     trainable.module.eval()
     with torch.no_grad():
-        features = torch.cat([found.tuned(*batch) for batch, _ in batches.plain(np.sort(some))]).float()
-    layer = HeadLayer(features.shape[1], lesson.n_classes) if head is None else HeadLayer.of(head)
-    if layer.weight.shape != (lesson.n_classes, features.shape[1]):
-        wanted = f"{features.shape[1]} features to {lesson.n_classes} classes"
-        raise ValueError(f"the head must lead from {wanted}, not {tuple(layer.weight.shape[::-1])}")
-    if not options.scratch:
-        layer.standardise(features.cpu())
+        n_features = found.tuned(*activations).shape[1]
     weights = lesson.class_weights
     return Learner(
         found,
         trainable.module,
-        layer,
+        HeadLayer(n_features, lesson.n_classes),
         options,
         class_weights=torch.ones(lesson.n_classes) if weights is None else torch.from_numpy(weights),
         device=device,
@@ -207,15 +180,11 @@ def _why_uncached(budget: Budget, options: TuneOptions) -> str:
     )
 
 
-def _key(weights: str, lesson: Lesson, head: Dense | None, options: TuneOptions, device: torch.device) -> str:
+def _key(weights: str, lesson: Lesson, options: TuneOptions, device: torch.device) -> str:
     """Digest of everything that the weights of an epoch depend on."""
     told = asdict(options)
     del told["activation_cache_gb"]
-    digest = hashlib.sha256(json.dumps([weights, lesson.digest, told, device.type]).encode())
-    if head is not None:
-        digest.update(head.weight.tobytes())
-        digest.update(head.bias.tobytes())
-    return digest.hexdigest()
+    return hashlib.sha256(json.dumps([weights, lesson.digest, told, device.type]).encode()).hexdigest()
 
 
 def _make(folder: Path) -> None:

@@ -1,0 +1,17 @@
+"""What the trainer and the tuner are told when they start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerOptions:
+    """What the trainer is told at its start; everything about a model comes with its jobs."""
+
+    state: Path
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    threads: int = 0
+    plugin_folders: tuple[Path, ...] = ()
