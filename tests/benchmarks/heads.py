@@ -127,7 +127,7 @@ def twin(trained: TrainedHead, rows: nano.Floats) -> Any:
     elif kind is HeadKind.OVR:
         model = OneVsRestClassifier(LogisticRegression(C=setting, max_iter=500))
     elif kind is HeadKind.SVM:
-        model = LinearSVC(C=setting, intercept_scaling=100, max_iter=5_000)
+        model = LinearSVC(C=setting, intercept_scaling=100, dual=False)
     elif kind is HeadKind.RIDGE:
         model = RidgeClassifier(alpha=trained.report["penalty"] * total_variance(scaled))
     elif kind is HeadKind.PROJECTION:

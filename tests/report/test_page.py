@@ -145,6 +145,43 @@ def test_too_many_classes_for_a_drawing_leave_the_most_frequent_mistakes(tmp_pat
     assert f"{worst['label']} {worst['answer']} {worst['count']}" in page.text
 
 
+def test_fine_tuning_is_told_epoch_by_epoch_with_what_it_was_set_to(tmp_path: Path) -> None:
+    page = Page(render_report(full_report(), tmp_path))
+    told = page.text[page.text.index("Fine-tuning of the backbone") :]
+    for said in ("The last 4 of 17 blocks were fine-tuned.", "The batch was halved.", "cache 123 MB"):
+        assert said in told
+    assert "validation accuracy before 90.0" in told
+    assert "0 is the head alone" in told
+    assert "unfreeze auto epochs 20" in told
+    assert "epoch 3: 93.0" in told
+
+
+@pytest.mark.parametrize(
+    ("ece", "confidence", "said"),
+    [
+        (0.03, 0.9, "no further off than chance"),
+        (0.08, 0.9, "the model is too sure of itself, by 8.0"),
+        (0.08, 0.7, "the model is too modest, by 8.0"),
+    ],
+)
+def test_it_says_whether_the_probabilities_can_be_believed(
+    ece: float, confidence: float, said: str, tmp_path: Path
+) -> None:
+    report = full_report()
+    one = {"lower": 0.5, "upper": 1.0, "count": 100, "confidence": confidence, "accuracy": 0.8}
+    report["evaluation"]["out_of_fold"] |= {"ece": ece, "ece_by_chance": 0.025, "reliability": [one]}
+    assert said in Page(render_report(report, tmp_path)).text
+
+
+def test_what_stands_among_the_suspicious_is_not_shown_again_among_the_hardest(tmp_path: Path) -> None:
+    report = full_report()
+    hardest = report["hardest"][0]
+    report["mislabelled"] = [{"path": hardest["path"], "given": hardest["label"], "suggested": "roses"}]
+    report["health"] = None
+    paths = [text for text in Page(render_report(report, tmp_path)).texts if text.startswith(hardest["path"])]
+    assert len(paths) == 1
+
+
 def test_words_of_users_are_text_and_never_markup(tmp_path: Path) -> None:
     labels = (MARKUP, 'a" onload="alert(2)', "{{ model }}")
     report = full_report(labels)

@@ -23,7 +23,15 @@ def test_a_difference_has_its_sign(difference: float | None, said: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [(0.01234, "0.0123"), (4.9, "4.9"), (1.8e-7, "1.8e-07"), (0.0, "0"), (1234.6, "1,235"), (99.96, "100")],
+    [
+        (0.01234, "0.0123"),
+        (4.9, "4.9"),
+        (1.8e-7, "1.8e-07"),
+        (0.0, "0"),
+        (1234.6, "1,235"),
+        (99.96, "100"),
+        (-1.5, "−1.5"),
+    ],
 )
 def test_a_number_has_three_figures(value: float, said: str) -> None:
     assert words.small(value) == said

@@ -192,7 +192,7 @@ def test_a_killed_fine_tuning_goes_on_at_its_epoch_and_ends_with_the_same_weight
     killed, unbroken = tmp_path / kind / "killed", tmp_path / kind / "unbroken"
     _killed_in_epoch(killed, 3)
     lines = _to_the_end(killed)
-    assert [line for line in lines if line.startswith("epoch")][0] == "epoch 3"
+    assert next(line for line in lines if line.startswith("epoch")) == "epoch 3"
     assert "note went on after epoch 2, from a checkpoint" in lines
     assert not any(line.startswith("caching") for line in lines)
     assert _to_the_end(unbroken)[0].startswith("caching")

@@ -115,6 +115,8 @@ class _SingleModel:
     async def run(self, *, study: bool) -> TrainOutcome:
         passes = [await self._pass(Depth.ROWS)]
         if study and passes[-1].outcome in GOOD_OUTCOMES:
+            words = f"{passes[0].reason}; now a better version is looked for"
+            self._board.said(self._model, "version", words, passes[0].version)
             passes.append(await self._pass(Depth.FULL))
             # A fine-tuning that this pass ordered (passes[-1].tune) is carried out here.
         live = self._store.live(self._model).live

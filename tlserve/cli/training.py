@@ -78,7 +78,7 @@ def train(
 
 def show_event(view: PassView, event: ModelEvent) -> None:
     """Progress moves the bars; what was found in the folder is a line above them."""
-    if event.kind in ("snapshot", "problem"):
+    if event.kind in ("snapshot", "problem", "version"):
         view.say(Text(event.message, style="yellow" if event.kind == "problem" else ""))
     else:
         view.show(Step(event.phase, event.done, event.total, event.per_second, event.seconds_left))

@@ -27,7 +27,6 @@ MOST_PICTURES = 600
 """On one sheet: with more, few programs show it."""
 SHORT_SIDE = 256 / 224
 """Of a picture before the middle is cut out, over the backbone's input: so most backbones want it."""
-_ALONE = "(by itself)"
 
 
 def views(
@@ -38,8 +37,7 @@ def views(
         typer.Option(
             "--augment",
             metavar="POLICY|LIST",
-            help="none, light, standard, heavy, or operations: flip,rotate=15,erase=0.1@0.3. "
-            "Without it the three policies are shown one below the other.",
+            help="none, light, standard, heavy, or operations: flip,rotate=15,erase=0.1@0.3",
         ),
     ] = None,
     each: Annotated[
@@ -52,7 +50,7 @@ def views(
     side: Annotated[
         int,
         typer.Option(
-            "--backbone-size", min=32, max=1024, metavar="PIXELS", help="Side of the backbone's input."
+            "--backbone-size", min=32, max=1024, metavar="PIXELS", help="Side of its input; of nano: 112."
         ),
     ] = 224,
     out: Annotated[
@@ -63,25 +61,24 @@ def views(
         bool, typer.Option("--list", help="Print the operations and the policies instead.")
     ] = False,
 ) -> None:
-    """Draw what augmentation makes of pictures: exactly the views that learning sees.
+    """Draw what augmentation makes of pictures: the very views that learning sees, by their numbers.
 
-    A PNG is written, and its path goes to stdout; nothing is opened and no daemon is needed. What you
-    like goes into a model.toml: augment = "light", and views = 2 for how many of each picture.
+    The path of the PNG goes to stdout; nothing is opened, and no daemon is needed. Without --augment
+    the policies are shown one below the other. What you like goes into a model.toml.
     """
     if lists:
         _show_lists()
         return
-    if not files:
-        raise SettingsError("name an image file, or list the operations: tlserve views --list")
+    _check_files(files or ())
     check_place(out)
     if out is not None and out.suffix.lower() != ".png":
         raise SettingsError(f"--out: the sheet is a PNG; write {str(out.with_suffix('.png'))!r}")
     ways = list(_ways(augment, each=each))
-    n_pictures = len(files) * sum(1 + len(way.indices(n_views)) for _, way in ways)
+    n_pictures = len(files or ()) * sum(1 + len(way.indices(n_views)) for _, way in ways)
     if n_pictures > MOST_PICTURES:
         what = f"{n_pictures:,} pictures on one sheet; at most {MOST_PICTURES} can be shown"
         raise SettingsError(f"{what}: name fewer files, or fewer views with --views")
-    parts, n_bad = _parts(files, ways, n_views, side)
+    parts, n_bad = _parts(files or (), ways, n_views, side)
     if parts:
         show(str(_written(parts, out)))
         say(_advice(augment))
@@ -89,26 +86,39 @@ def views(
         raise typer.Exit(FAILED)
 
 
+def _check_files(files: Sequence[Path]) -> None:
+    """Raises SettingsError, as for any wrong use, where there is nothing to draw."""
+    if not files:
+        raise SettingsError("name an image file, or list the operations: tlserve views --list")
+    for file in files:
+        if not file.is_file():
+            raise SettingsError(f"{file} is {'a folder' if file.is_dir() else 'not there'}; name image files")
+
+
 def _ways(augment: str | None, *, each: bool) -> Iterator[tuple[str, Augmentation]]:
     """What to draw, each with its heading. Raises SettingsError for an operation that is not known."""
-    from tlserve.core.augmentation import POLICIES, policy
+    from tlserve.core.augmentation import POLICIES, Augmentation, policy
     from tlserve.core.view_steps import KINDS
 
     try:
         wanted = None if augment is None else policy(augment)
     except ValueError as exc:
         raise SettingsError(f"--{exc}") from exc
+    if each and wanted is not None and not wanted.operations:
+        raise SettingsError("--each: 'none' has no operations; leave out --augment to see all there are")
     if each:
-        words = list(KINDS) if wanted is None else wanted.words()
-        yield from ((f"{word} {_ALONE}", policy([word])) for word in words)
+        operations = policy(list(KINDS)).operations if wanted is None else wanted.operations
+        for one in operations:
+            strength = f"={one.strength:g}" if one.strength else ""
+            yield f"{one.name}{strength} by itself: {KINDS[one.name].says}", Augmentation((one,))
     elif wanted is None:
         for name, words in POLICIES.items():
             if words:
-                yield f"{name}: {', '.join(words)}", policy(name)
+                yield f"{name}: {_words(words)}", policy(name)
     else:
-        named = POLICIES.get(augment or "")
-        heading = ", ".join(wanted.words()) or "none: no views"
-        yield f"{augment}: {', '.join(named)}" if named else heading, wanted
+        items = _items(augment or "")
+        named = POLICIES.get(items[0]) if len(items) == 1 else None
+        yield f"{items[0]}: {_words(named)}" if named is not None else _words(items), wanted
 
 
 def _parts(
@@ -157,34 +167,30 @@ def _advice(augment: str | None) -> str:
     """How a model comes to learn from what is shown."""
     if augment is None:
         return 'Choose in a model.toml, for example: augment = "light"'
-    items = [item.strip() for item in augment.split(",")]
+    items = _items(augment)
     value = f'"{items[0]}"' if len(items) == 1 else "[" + ", ".join(f'"{item}"' for item in items) + "]"
     return f"In a model.toml: augment = {value}"
 
 
+def _items(augment: str) -> list[str]:
+    return [item.strip() for item in augment.split(",")]
+
+
+def _words(items: Sequence[str]) -> str:
+    return ", ".join(items) or "no views"
+
+
 def _show_lists() -> None:
+    """The operations, then the policies."""
     from tlserve.core.augmentation import POLICIES
     from tlserve.core.view_steps import KINDS
 
-    rows = [
-        (
-            name,
-            f"{kind.strength:g}" if kind.strength else wording.NOTHING,
-            _limits(kind),
-            f"{kind.probability:g}",
-        )
-        for name, kind in KINDS.items()
-    ]
+    rows = [(name, *_figures(kind)) for name, kind in KINDS.items()]
     headings = ("operation", "strength", "limits", "share of views")
     says = [kind.says for kind in KINDS.values()]
     show_listing(Listing(headings, rows, "what it does; what its strength is", says, headings[1:]))
     show("")
-    show(
-        table(
-            ("policy", "operations"),
-            [(name, ", ".join(words) or "no views") for name, words in POLICIES.items()],
-        )
-    )
+    show(table(("policy", "operations"), [(name, _words(words)) for name, words in POLICIES.items()]))
     say()
     say(
         "Write rotate=15 for another strength, rotate=15@0.5 for half of the views. colour=0.2 stands for "
@@ -192,7 +198,10 @@ def _show_lists() -> None:
     )
 
 
-def _limits(kind: Kind) -> str:
+def _figures(kind: Kind) -> tuple[str, str, str]:
+    """Strength, its limits, and the share of views, where nothing is written."""
+    share = f"{kind.probability:g}"
     if not kind.strength:
-        return wording.NOTHING
-    return f"{kind.least:g} to {kind.most:g}" if kind.least else f"up to {kind.most:g}"
+        return wording.NOTHING, wording.NOTHING, share
+    limits = f"{kind.least:g} to {kind.most:g}" if kind.least else f"up to {kind.most:g}"
+    return f"{kind.strength:g}", limits, share

@@ -21,6 +21,7 @@ _TEXT_SIZE = 11
 _LINE = 14
 _LETTER_WIDTH = 6
 _HEADING_SIZE, _HEADING_LINE, _HEADING_LETTER_WIDTH = 15, 20, 8
+_NO_BREAK = "\N{NO-BREAK SPACE}"
 _SHOWN = {"crop": 1, "perspective": 0, "noise": 1, "erase": 1}
 """How many of its numbers tell enough about a step; of the others, all."""
 
@@ -69,7 +70,7 @@ def stacked(parts: Sequence[tuple[str, Image.Image]]) -> Image.Image:
 
 def _told(steps: Sequence[Step]) -> str:
     return ", ".join(
-        " ".join([step.name, *(f"{amount:.3g}" for amount in step.amounts[: _SHOWN.get(step.name)])])
+        _NO_BREAK.join([step.name, *(f"{amount:.3g}" for amount in step.amounts[: _SHOWN.get(step.name)])])
         for step in steps
     )
 

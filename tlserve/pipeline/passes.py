@@ -51,6 +51,7 @@ class _Pass:
         self._job, self._shop, self._teller = job, shop, teller
         self._filler = Filler(Path(job.folder), job.recipe.max_pixels, teller)
         self._tune = False
+        self._group_numbers: dict[str, tuple[int, ...]] = {}
 
     def run(self) -> PassDone:
         job = self._job
@@ -189,7 +190,11 @@ class _Pass:
 
     def _groups(self, snapshot: Snapshot) -> tuple[int, ...]:
         """A number for each training image, the same for near duplicates."""
-        return tuple(group_numbers(self._shop.catalog, self._job.model, snapshot.on(Split.TRAIN)))
+        if snapshot.snapshot_id not in self._group_numbers:
+            images = snapshot.on(Split.TRAIN)
+            found = tuple(group_numbers(self._shop.catalog, self._job.model, images))
+            self._group_numbers[snapshot.snapshot_id] = found
+        return self._group_numbers[snapshot.snapshot_id]
 
     def _is_still_wanted(self, tuned: str) -> bool:
         """Whether a fine-tuned build is the one that was ordered, of the backbone that the settings name."""
@@ -265,7 +270,7 @@ class _Pass:
         if job.depth is not Depth.QUICK or not job.recipe.study:
             return False
         study = read_study(self._shop.layout.study(job.model))
-        return study is None or not study.covers(snapshot, self._base(), job.recipe)
+        return job.force or study is None or not study.covers(snapshot, self._base(), job.recipe)
 
     def _remember_study(self, bench: Bench, snapshot: Snapshot, learned: Learned) -> None:
         """Note the end of a search, and order the fine-tuning that it calls for."""

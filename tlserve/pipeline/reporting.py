@@ -6,6 +6,7 @@ live: `report_later` puts the work off, and the trainer does it when it has noth
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tlserve.core.errors import UnknownVersion
 from tlserve.core.head import apply
 from tlserve.core.health import Suspect, data_health
 from tlserve.core.judge import Answers, Decision, columns_of
@@ -26,6 +28,8 @@ from tlserve.pipeline.workshop import Bench, Workshop
 from tlserve.release import Draft, Manifest
 from tlserve.report import render_report
 from tlserve.training import Examples, learning_curve, likely_mislabelled
+
+log = logging.getLogger("tlserve.pipeline")
 
 PROBLEMS_TOLD = 200
 HARDEST_TOLD = 24
@@ -73,9 +77,13 @@ def report_later(shop: Workshop, manifest: Manifest, findings: Findings) -> None
     """Have the report of a published version completed when there is time."""
 
     def complete() -> None:
-        report = shop.versions.report(manifest.model, manifest.version)
-        fuller = {**report, **findings.learned.notes, **full_report(shop, findings)}
-        write(shop, manifest, fuller, findings.folder)
+        try:
+            report = shop.versions.report(manifest.model, manifest.version)
+            # A study may have ended with the plan that is live: its comparison belongs to that version.
+            parts = {"training": findings.learned.trained.report, **findings.learned.notes}
+            write(shop, manifest, {**report, **parts, **full_report(shop, findings)}, findings.folder)
+        except UnknownVersion:
+            log.info("model %r: version %d is gone, and its report", manifest.model, manifest.version)
 
     shop.later(complete)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from tlserve.core.backbones import FROM_FILES, Speed
-from tlserve.core.errors import BackboneProblem
+from tlserve.core.errors import BackboneProblem, CorruptState
 from tlserve.features import ExtractionResult, Extractor, FeatureStore
 from tlserve.ingest import Catalog
 from tlserve.plugin_api import Backbone
@@ -31,6 +32,8 @@ from tlserve.runtime import (
 log = logging.getLogger("tlserve.pipeline")
 
 TIDY_EVERY_SECONDS = 900.0
+TUNED = "tuned-"
+"""How the build version of a fine-tuned backbone begins; see `tuning.backbone`."""
 ONE_IMAGE_STREAM_PER_CORE = 1
 """Session threads for extraction: each core takes its own images all the way, which wastes nothing."""
 FEWEST_FOR_A_SPEED = 256
@@ -135,6 +138,21 @@ class Workshop:
         wanted = self.catalog.digests()
         for bench in self._benches.values():
             bench.store.compact(wanted)
+        self._drop_unused_tuned()
+
+    def _drop_unused_tuned(self) -> None:
+        """Remove fine-tuned builds, and their rows, that no version names any more."""
+        if any(self.layout.tunings.glob("*")):
+            return  # a build may just have been made, and its version not yet
+        models = self.versions.models()
+        used = {self.versions.manifest(m, n).build for m in models for n in self.versions.versions(m)}
+        for folder in self.layout.backbones.iterdir():
+            if folder.name not in used and _is_tuned(folder):
+                bench = self._benches.pop(folder.name, None)
+                if bench is not None:
+                    bench.close()
+                shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(self.layout.features(folder.name), ignore_errors=True)
 
     def bench(self, digest: str) -> Bench:
         """Session and cache of a build that is on disk, opened once."""
@@ -194,3 +212,10 @@ class Bench:
         self.store.close()
         if self._session is not None:
             self._session.close()
+
+
+def _is_tuned(build: Path) -> bool:
+    try:
+        return read_build_spec(build).build_version.startswith(TUNED)
+    except CorruptState:
+        return False

@@ -92,7 +92,8 @@ def _layer(tensors: dict[str, Float32], index: int, facts: dict[str, Any]) -> La
 def _novelty(tensors: dict[str, Float32]) -> Novelty:
     # Heads written before doubt counted do not speak of it.
     weight, sure_at = tensors.get("novelty.doubt", np.zeros(2, np.float32)).tolist()
-    return Novelty(*(tensors[f"novelty.{name}"] for name in _NOVELTY), doubt_weight=weight, sure_at=sure_at)
+    mean, scale, centroids, distances, ranks = (tensors[f"novelty.{name}"] for name in _NOVELTY)
+    return Novelty(mean, scale, centroids, distances, ranks, doubt_weight=weight, sure_at=sure_at)
 
 
 def _halved(tensor: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:

@@ -5,12 +5,14 @@ Each function reads one part of a report and returns what the page shows of it, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from tlserve.report import charts, words
-from tlserve.report.reading import Json, first, flat, number, objects, part, text, texts, whole
+from tlserve.report.facts import Fact, all_facts_of, facts_of
+from tlserve.report.reading import Json, first, number, objects, part, text, texts, whole
 
 EPOCHS_SHOWN = 200
 
@@ -32,7 +34,9 @@ class Augmentation:
 @dataclass(frozen=True, slots=True)
 class Tuning:
     reason: str
-    facts: list[tuple[str, str]]
+    notes: list[str]
+    facts: list[Fact]
+    options: list[Fact]
     chart: Markup | None
     epochs: list[tuple[str, str, str, str]]
 
@@ -54,7 +58,7 @@ def augmentation(report: Json) -> Augmentation | None:
         gain=gain,
         standard_error=number(found.get("standard_error")),
         is_kept=kept if isinstance(kept, bool) else None,
-        reason=text(found.get("reason")),
+        reason=_sentence(text(found.get("reason"))),
         strips=(scale.strip(without), scale.strip(with_views)),
         scale=str(scale),
     )
@@ -66,10 +70,10 @@ def mixup(report: Json) -> str:
     if not found:
         return ""
     if reason := text(found.get("reason")):
-        return reason
+        return _sentence(reason)
     gain, kept = number(first(found, "accuracy_gain", "gain")), found.get("kept")
     said = "" if gain is None else f": {words.points(gain)}"
-    return f"Mixtures of two images' rows were tried{said}; {'kept' if kept else 'not kept'}."
+    return f"Mixtures of two images were tried{said}; {'kept' if kept else 'not kept'}."
 
 
 def tuning(report: Json) -> Tuning | None:
@@ -78,45 +82,48 @@ def tuning(report: Json) -> Tuning | None:
     if not found:
         return None
     epochs = objects(found.get("epochs"))[:EPOCHS_SHOWN]
+    return Tuning(
+        reason=_sentence(text(found.get("reason"))),
+        notes=[_sentence(one) for one in texts(found.get("notes"))],
+        facts=facts_of(found, without=frozenset({"reason", "notes", "epochs"})),
+        options=all_facts_of(part(found, "options")),
+        chart=_epochs_chart(epochs),
+        epochs=[_epoch_row(one) for one in epochs],
+    )
+
+
+def _epochs_chart(epochs: Sequence[Json]) -> Markup | None:
     points = [
-        charts.Point(float(whole(one.get("epoch"))), accuracy, title=_epoch_title(one, accuracy))
-        for one in epochs
-        if (accuracy := number(one.get("accuracy"))) is not None
+        charts.Point(float(epoch), accuracy, title=f"epoch {epoch}: {words.percent(accuracy)}")
+        for epoch, accuracy in sorted((whole(one.get("epoch")), _epoch_accuracy(one)) for one in epochs)
+        if accuracy >= 0
     ]
-    points.sort(key=lambda point: point.x)
-    chart = None
-    if len(points) > 1:
-        chart = charts.line_chart(
-            points,
-            title="Validation accuracy by epoch",
-            description="; ".join(point.title for point in points),
-            x_label="epoch",
-            y_label="accuracy",
-        )
-    facts = [(name, value) for name, value in _facts(found) if name != "reason"]
-    return Tuning(text(found.get("reason")), facts, chart, [_epoch_row(one) for one in epochs])
+    if len(points) < 2:
+        return None
+    return charts.line_chart(
+        points,
+        title="Accuracy on images kept aside, by epoch",
+        description="; ".join(point.title for point in points),
+        x_label="epoch",
+        y_label="accuracy",
+    )
 
 
-def _epoch_title(one: Json, accuracy: float) -> str:
-    return f"epoch {whole(one.get('epoch'))}: {words.percent(accuracy)}"
+def _epoch_accuracy(one: Json) -> float:
+    """On the images kept aside; -1 where it was not measured."""
+    accuracy = number(first(one, "validation_accuracy", "accuracy"))
+    return -1.0 if accuracy is None else accuracy
 
 
 def _epoch_row(one: Json) -> tuple[str, str, str, str]:
     return (
         words.count(whole(one.get("epoch"))),
         words.small(number(one.get("loss"))),
-        words.percent(number(one.get("accuracy"))),
+        words.percent(number(first(one, "validation_accuracy", "accuracy"))),
         words.seconds(number(one.get("seconds"))),
     )
 
 
-def _facts(values: Json) -> list[tuple[str, str]]:
-    facts = []
-    for name, value in flat(values).items():
-        if name.endswith("seconds") and not isinstance(value, str):
-            facts.append(
-                (words.spaced(name.removesuffix("seconds").rstrip("_")) or "time", words.seconds(value))
-            )
-        else:
-            facts.append((words.spaced(name), words.value_text(value)))
-    return facts
+def _sentence(said: str) -> str:
+    """With a capital and a full stop."""
+    return said[:1].upper() + said[1:] + ("" if said.endswith((".", "!", "?")) or not said else ".")

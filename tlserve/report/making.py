@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from tlserve.report import charts, words
-from tlserve.report.reading import Json, flat, number, objects, part, text, texts, whole
+from tlserve.report.facts import Fact, all_facts_of, facts_of
+from tlserve.report.reading import Json, number, objects, part, text, texts, whole
 
 TAPS_SHOWN = 20
 
@@ -35,8 +36,8 @@ class StrategyPart:
     scale: str
     """What the ends of the strips mean."""
     alternatives: list[tuple[str, str]]
-    numbers: list[tuple[str, str]]
-    plan: list[tuple[str, str]]
+    numbers: list[Fact]
+    plan: list[Fact]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def strategy(report: Json) -> StrategyPart | None:
         taps=taps,
         scale=str(scale),
         alternatives=[(_strategy_name(one), text(one.get("why_not"))) for one in others],
-        numbers=_numbers(part(found, "numbers")),
+        numbers=all_facts_of(part(found, "numbers")),
         plan=_plan_facts(plan),
     )
 
@@ -97,27 +98,7 @@ def _quadrant(found: Json) -> str:
     return ", ".join(filter(None, (size, likeness.get(text(said.get("likeness")), ""))))
 
 
-_SHARES = ("accuracy", "gain", "chance", "similarity", "share", "similar_from", "near_chance")
-"""Numbers whose name begins or ends so are shares in [0, 1]."""
-
-
-def _numbers(values: Json, within: str = "") -> list[tuple[str, str]]:
-    """Names and values of what the choice rests on, groups unfolded."""
-    facts = []
-    for key, value in values.items():
-        name = words.spaced(str(key))
-        if isinstance(value, Mapping):
-            facts += _numbers(value, f"{name}: ")
-        elif isinstance(value, list):
-            facts.append((within + name, " + ".join(map(words.value_text, value))))
-        elif number(value) is not None and (key.startswith(_SHARES) or key.endswith(_SHARES)):
-            facts.append((within + name, words.percent(number(value))))
-        elif isinstance(value, str | int | float):
-            facts.append((within + name, words.value_text(value)))
-    return facts
-
-
-def _plan_facts(plan: Json) -> list[tuple[str, str]]:
+def _plan_facts(plan: Json) -> list[Fact]:
     facts = []
     if head := text(plan.get("head")):
         facts.append(("head", words.HEADS.get(head, head)))
@@ -173,7 +154,7 @@ def heads(report: Json) -> Heads | None:
 def _head(one: Json, scale: charts.Scale) -> Head:
     kind, setting, accuracy = text(one.get("kind")), one.get("setting"), number(one.get("cv_accuracy"))
     if isinstance(setting, Mapping):
-        said = ", ".join(f"{words.spaced(name)} {words.value_text(v)}" for name, v in flat(setting).items())
+        said = ", ".join(f"{name} {value}" for name, value in facts_of(setting))
     else:
         said = "" if setting is None else words.value_text(setting)
     return Head(

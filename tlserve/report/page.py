@@ -34,6 +34,8 @@ def render_report(report: Mapping[str, Any], folder: Path) -> str:
 def _parts(report: Json, thumbnails: Thumbnails) -> dict[str, Any]:
     """What the template shows, by the names it has there; None or empty for a missing part."""
     classes, confused = class_table(report), confusions(report)
+    # The suspicious ones first: where the bytes run out, they matter more.
+    suspicious = pictures.mislabelled(report, thumbnails)
     decision = part(report, "decision")
     return {
         "model": text(report.get("model")),
@@ -52,9 +54,8 @@ def _parts(report: Json, thumbnails: Thumbnails) -> dict[str, Any]:
         "augmentation": gains.augmentation(report),
         "mixup": gains.mixup(report),
         "tuning": gains.tuning(report),
-        # The suspicious ones first: where the bytes run out, they matter more.
-        "mislabelled": pictures.mislabelled(report, thumbnails),
-        "hardest": pictures.hardest(report, thumbnails),
+        "mislabelled": suspicious,
+        "hardest": pictures.hardest(report, thumbnails, suspicious),
         "findings": pictures.findings(report),
         "problems": pictures.problems(report),
         "timeline": _timeline(report),

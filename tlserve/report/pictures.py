@@ -76,9 +76,10 @@ def mislabelled(report: Json, thumbnails: Thumbnails) -> Pictures | None:
     return Pictures(shown, len(found) - len(shown)) if shown else None
 
 
-def hardest(report: Json, thumbnails: Thumbnails) -> Pictures | None:
-    """Pictures on which the model was most wrong."""
-    found = objects(report.get("hardest"))
+def hardest(report: Json, thumbnails: Thumbnails, above: Pictures | None) -> Pictures | None:
+    """Images on which the model was most wrong, without those that stand above as suspicious."""
+    told = {one.path for one in above.shown} if above else set()
+    found = [one for one in objects(report.get("hardest")) if text(one.get("path")) not in told]
     shown = [
         Picture(
             path=text(one.get("path")),

@@ -56,12 +56,3 @@ def text(value: object) -> str:
 def texts(value: object) -> list[str]:
     """The texts of a JSON list."""
     return [one for one in items(value) if isinstance(one, str)]
-
-
-def flat(values: Json) -> dict[str, str | float]:
-    """What can stand on one line each: words and numbers; what is nested is left out."""
-    return {
-        str(name): value
-        for name, value in values.items()
-        if isinstance(value, str | int | float) and value == value  # noqa: PLR0124 (NaN)
-    }

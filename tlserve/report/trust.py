@@ -15,6 +15,9 @@ from tlserve.report import charts, words
 from tlserve.report.classes import SIDES
 from tlserve.report.reading import Json, first, number, objects, part, text, whole
 
+HARMLESS = 0.01
+"""A calibration error that lies this little above what chance explains misleads nobody."""
+
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
@@ -23,6 +26,8 @@ class Calibration:
     """Where, ECE, ECE by chance alone, NLL, Brier score."""
     temperature: float | None
     before_after: list[tuple[str, float, float]]
+    answer: str
+    """To the question whether the probabilities can be believed; "" where the scores do not tell."""
 
     @property
     def has_chance(self) -> bool:
@@ -58,7 +63,32 @@ def calibration(report: Json) -> Calibration | None:
     if not drawn and not scores and not changed:
         return None
     temperature = number(training.get("temperature"))
-    return Calibration(drawn, scores, temperature, changed)
+    return Calibration(drawn, scores, temperature, changed, _answer(report))
+
+
+def _answer(report: Json) -> str:
+    """Out of fold, where there are most images, else on the held-out ones."""
+    for side in ("out_of_fold", "held_out"):
+        found = part(report, "evaluation", side)
+        error, chance = number(found.get("ece")), number(found.get("ece_by_chance"))
+        if error is None or chance is None:
+            continue
+        if error <= chance + HARMLESS:
+            return "Yes: they are no further off than chance alone makes a perfectly honest model seem."
+        how = "too sure of itself" if _excess(found) > 0 else "too modest"
+        by = f"by {words.percent(error)} on average; chance explains {words.percent(chance)}"
+        return f"Not quite: the model is {how}, {by}."
+    return ""
+
+
+def _excess(scores: Json) -> float:
+    """Confidence above accuracy, summed over the answers."""
+    return sum(
+        whole(one.get("count")) * (confidence - accuracy)
+        for one in objects(scores.get("reliability"))
+        if (confidence := number(one.get("confidence"))) is not None
+        and (accuracy := number(one.get("accuracy"))) is not None
+    )
 
 
 def _bins(found: Sequence[Json]) -> Iterator[charts.Bin]:

@@ -10,11 +10,11 @@ _THIN = "\N{NARROW NO-BREAK SPACE}"
 
 HEADS = {
     "softmax": "softmax regression",
-    "ovr": "one against the rest",
-    "svm": "linear support vectors",
+    "ovr": "one against the rest (ovr)",
+    "svm": "linear support vectors (svm)",
     "ridge": "ridge regression",
     "projection": "random projection",
-    "mlp": "small neural network",
+    "mlp": "small neural network (mlp)",
 }
 STRATEGIES = {
     "head": "a head on the backbone's last features",
@@ -67,13 +67,13 @@ def seconds(value: float | None) -> str:
     return f"{hours} h {minutes} min"
 
 
-def small(value: float | None) -> str:
+def small(value: float | None, figures: int = 3) -> str:
     """A number of any size, with three figures: 0.0123, 1.21, 4.9, 346, 12,345."""
     if value is None:
         return NOTHING
-    if value == 0 or abs(value) >= 99.95:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
+    size = abs(value)
+    large = size == 0 or size >= 10**figures / 10 - 0.05
+    return (MINUS if value < 0 else "") + (f"{size:,.0f}" if large else f"{size:.{figures}g}")
 
 
 def parameters(n: float | None) -> str:

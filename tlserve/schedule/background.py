@@ -79,7 +79,7 @@ class Background(Generic[R]):
     def failed(self, chore: Chore[R]) -> float:
         """Note a failure; returns the seconds for which the name rests now, longer each time."""
         _, failures, _ = self._rests.get(chore.name, ("", 0, 0.0))
-        rest = min(FIRST_REST_SECONDS * 2**failures, LONGEST_REST_SECONDS)
+        rest = min(FIRST_REST_SECONDS * 2.0**failures, LONGEST_REST_SECONDS)
         assert chore.request is not None
         self._rests[chore.name] = chore.request.model, failures + 1, self._clock() + rest
         return rest

@@ -54,9 +54,7 @@ def run_entry(method: Method, exam: Exam, lesson: Lesson, place: Workplace, *, a
     allowed = place.engine.speed * min(MOST_FLOPS, FLOPS_PER_ROW * len(exam.lesson.rows))
     times = method.flops(exam, lesson) / allowed
     if times > 1 and not (alone or method.kind is SIMPLEST):
-        words = (
-            f"left out: it takes {times:.1f} times the arithmetic that a comparison of so many images allows"
-        )
+        words = f"left out: {times:.1f} times the arithmetic that a comparison of so many images may take"
         return Entry(method.kind, method, None, left_out=words)
     began = time.perf_counter()
     attempt = method.examine(exam, place)
@@ -101,7 +99,8 @@ def _faults(attempt: Attempt, truth: Ints) -> Float64:
     """(n,) for each image that was left out: 1 for a wrong answer, and the log loss."""
     trial = attempt.chosen
     wrong = trial.logits.argmax(axis=1) != truth
-    return wrong + log_losses(trial.logits, truth, trial.calibration.temperature, attempt.link)
+    losses = log_losses(trial.logits, truth, trial.calibration.temperature, attempt.link)
+    return np.asarray(wrong + losses, dtype=np.float64)
 
 
 def _error(difference: Float64) -> float:
@@ -114,8 +113,9 @@ def _ties(excess: Float64) -> bool:
 
 
 def _why_not(other: Trial, chosen: Trial, excess: Float64) -> str:
-    points = 100 * (other.accuracy - chosen.accuracy)
-    loss = other.calibration.nll_after - chosen.calibration.nll_after
+    # Rounded here, and a zero has no sign: nobody wants to read "-0.0 points".
+    points = round(100 * (other.accuracy - chosen.accuracy), 1) + 0.0
+    loss = round(other.calibration.nll_after - chosen.calibration.nll_after, 3) + 0.0
     differs = f"{points:+.1f} points of accuracy, {loss:+.3f} of log loss"
     if float(excess.mean()) > _error(excess):
         return f"worse: {differs}"

@@ -53,8 +53,8 @@ class LinearMethod:
 
     def flops(self, exam: Exam, lesson: Lesson) -> float:
         n_features, n_classes = exam.lesson.rows.shape[1], lesson.n_classes
-        per_row = 4.0 * n_features * n_classes
-        return per_row * (_EVALUATIONS * len(exam.lesson.rows) * exam.n_fits + 30 * len(lesson.rows))
+        rows = _EVALUATIONS * len(exam.lesson.rows) * exam.n_fits + 30 * len(lesson.rows)
+        return 4.0 * float(n_features * n_classes) * rows
 
     def examine(self, exam: Exam, place: Workplace) -> Attempt:
         lesson = exam.lesson

@@ -37,7 +37,7 @@ class MlpMethod:
     def flops(self, exam: Exam, lesson: Lesson) -> float:
         per_row = 6.0 * HIDDEN * (lesson.rows.shape[1] + lesson.n_classes)
         passes = len(exam.lesson.rows) * max(1, exam.n_fits - 1) + len(lesson.rows)
-        return _SLOWER * _USUAL_EPOCHS * passes * per_row
+        return float(_SLOWER * _USUAL_EPOCHS * passes * per_row)
 
     def examine(self, exam: Exam, place: Workplace) -> Attempt:
         from tlserve.training.network import Networks

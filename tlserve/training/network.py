@@ -64,7 +64,7 @@ class Networks:
         """One epoch. Raises TrainingCancelled."""
         for _ in range(self._rounds):
             orders = torch.stack([self._shuffled(seen) for seen in self._seen])
-            for batch in orders.split(self._batch, dim=1):
+            for batch in torch.split(orders, self._batch, dim=1):
                 self._place.check()
                 self._step(batch)
 

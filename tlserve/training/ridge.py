@@ -53,7 +53,7 @@ class RidgeMethod:
         once = n_seen * n_columns * min(n_columns, n_seen)
         last = n_all * n_columns * min(n_columns, n_all) + min(n_columns, n_all) ** 3 / 3
         # Products are float32, systems float64, at half the speed.
-        return layer + once + last + 2 * _USUAL_TRIALS * per_trial
+        return float(layer + once + last + 2 * _USUAL_TRIALS * per_trial)
 
     def examine(self, exam: Exam, place: Workplace) -> Attempt:
         with blas_threads(self.flops(exam, exam.lesson)):

@@ -157,8 +157,8 @@
     byId("bars-caption").textContent = shown.length ? `${COSTS[cost].label[0].toUpperCase()}${COSTS[cost].label.slice(1)}, the cheapest first` : "";
     if (!shown.length) return;
     const width = clamp(box.clientWidth || 900, 300, 960);
-    const names = clamp(Math.max(...shown.map((r) => r.backbone.length)) * 7 + 12, 60, width * 0.42);
-    const room = Math.floor(names / 7);
+    const names = clamp(Math.max(...shown.map((r) => r.backbone.length)) * 7.6 + 14, 60, width * 0.42);
+    const room = Math.floor(names / 7.6);
     const [values, tall] = [96, 26];
     const most = Math.max(...shown.map((r) => r[cost])) || 1;
     const svg = draw(box, "svg", { class: "plot", viewBox: `0 0 ${width} ${shown.length * tall}`, role: "group" });

@@ -1,0 +1,66 @@
+"""When a search for a better version, or a fine-tuning, is worth its time again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tlserve.core.messages import Recipe
+from tlserve.core.plan import HeadKind, Wish
+from tlserve.core.types import LabelledImage, Snapshot, Split
+from tlserve.pipeline.studies import Study, is_due, read_study, wish_digest, write_study
+
+RECIPE = Recipe("nano")
+BUILD = "a" * 64
+
+
+def snapshot(n_images: int, classes: str = "ab") -> Snapshot:
+    images = tuple(
+        LabelledImage(f"{at:064x}", classes[at % len(classes)], Split.TRAIN, f"{at}.png")
+        for at in range(n_images)
+    )
+    return Snapshot("m", f"{n_images}{classes}", images)
+
+
+DONE = Study(BUILD, wish_digest(RECIPE), n_images=100, classes=("a", "b"), found="", n_images_at_tuning=100)
+
+
+@pytest.mark.parametrize(
+    ("images", "build", "recipe", "covered"),
+    [
+        (snapshot(100), BUILD, RECIPE, True),
+        (snapshot(110), BUILD, RECIPE, True),
+        (snapshot(111), BUILD, RECIPE, False),
+        (snapshot(89), BUILD, RECIPE, False),
+        (snapshot(100, "abc"), BUILD, RECIPE, False),
+        (snapshot(100), "b" * 64, RECIPE, False),
+        (snapshot(100), BUILD, replace(RECIPE, wish=Wish(head=HeadKind.SVM)), False),
+        (snapshot(100), BUILD, replace(RECIPE, keep_versions=3), True),
+    ],
+)
+def test_a_study_holds_until_images_classes_backbone_or_wishes_change(
+    images: Snapshot, build: str, recipe: Recipe, covered: bool
+) -> None:
+    assert DONE.covers(images, build, recipe) is covered
+
+
+def test_a_fine_tuning_is_begun_anew_when_the_images_are_half_as_many_again() -> None:
+    assert is_due(None, 0, snapshot(100), RECIPE)
+    assert is_due(DONE, 0, snapshot(100), RECIPE)
+    assert not is_due(DONE, 100, snapshot(120), RECIPE)
+    assert is_due(DONE, 100, snapshot(150), RECIPE)
+    assert is_due(DONE, 100, snapshot(100, "abc"), RECIPE)
+    assert is_due(DONE, 100, snapshot(100), replace(RECIPE, wish=Wish(views=9)))
+
+
+def test_a_study_is_kept_on_disk_and_a_damaged_one_is_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "study.json"
+    assert read_study(path) is None
+    write_study(path, DONE)
+    assert read_study(path) == DONE
+    path.write_text("{")
+    assert read_study(path) is None
+    path.write_text('{"build": 1}')
+    assert read_study(path) is None
