@@ -12,7 +12,17 @@ import sys
 from pathlib import Path
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
-BENCHMARKS = ("extraction", "serving", "drop_to_live", "reconcile", "nano", "heads", "mislabelled", "novelty")
+BENCHMARKS = (
+    "extraction",
+    "serving",
+    "drop_to_live",
+    "reconcile",
+    "nano",
+    "heads",
+    "mislabelled",
+    "novelty",
+    "finetune",
+)
 
 
 def main() -> None:

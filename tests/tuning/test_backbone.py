@@ -27,8 +27,9 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> TunedBackbone:
 
 
 def test_its_build_gives_the_features_of_the_tuned_module(tmp_path: Path) -> None:
-    images = images_in(tmp_path)
-    done = fine_tune(SmallBackbone(), images, OPTIONS, tmp_path / "work")
+    images = images_in(tmp_path, 150)
+    done = fine_tune(SmallBackbone(), images, dataclasses.replace(OPTIONS, epochs=8), tmp_path / "work")
+    assert done.report.best_epoch > 0
     device = choose_device("cpu")
     session = BackboneSession.open(make_build(done.backbone, "tests", tmp_path / "builds", device), device)
     pixels = pictures_of([image.path.read_bytes() for image in images]).pixels(range(5), [0] * 5)

@@ -163,6 +163,7 @@ class _Seen:
                 "label": one.label,
                 "predicted": one.answer,
                 "probability": one.probability,
+                "confidence": one.confidence,
                 "side": self.images[one.position].split.value,
             }
             for one in hardest(self._columns, self._answers, HARDEST_TOLD)

@@ -18,12 +18,8 @@ from tlserve.training.lesson import Exam, Lesson
 from tlserve.training.method import Method, Workplace
 from tlserve.training.search import Attempt, Trial
 
-MOST_FLOPS = 3e11
-"""What one kind may cost in a comparison on a CPU: about 20 seconds of one core."""
-FLOPS_PER_ROW = 1.5e8
-"""And for each row there is: so that few images are compared in a second or two."""
-
-
+MOST_FLOPS = 1e12
+"""What one kind may cost in a comparison on a CPU: some 15 seconds of one core."""
 SIMPLEST = next(iter(HeadKind))
 """Never left out."""
 
@@ -51,14 +47,20 @@ class Choice:
 
 def run_entry(method: Method, exam: Exam, lesson: Lesson, place: Workplace, *, alone: bool) -> Entry:
     """Cross-validate one kind; unless it is alone, only where it is affordable."""
-    allowed = place.engine.speed * min(MOST_FLOPS, FLOPS_PER_ROW * len(exam.lesson.rows))
-    times = method.flops(exam, lesson) / allowed
-    if times > 1 and not (alone or method.kind is SIMPLEST):
-        words = f"left out: {times:.1f} times the arithmetic that a comparison of so many images may take"
-        return Entry(method.kind, method, None, left_out=words)
+    reason = "" if alone or method.kind is SIMPLEST else _too_much(method, exam, lesson, place)
+    if reason:
+        return Entry(method.kind, method, None, left_out=f"left out: {reason}")
     began = time.perf_counter()
     attempt = method.examine(exam, place)
     return Entry(method.kind, method, attempt, time.perf_counter() - began)
+
+
+def _too_much(method: Method, exam: Exam, lesson: Lesson, place: Workplace) -> str:
+    """Why a comparison should do without this kind, if it should."""
+    if len(exam.asked) < method.fewest_images:
+        return f"from {method.fewest_images:,} images on it may be worth its time"
+    times = method.flops(exam, lesson) / (MOST_FLOPS * place.engine.speed)
+    return f"it takes {times:.1f} times the arithmetic that a comparison may" if times > 1 else ""
 
 
 def choose(entries: Sequence[Entry], truth: Ints) -> Choice:

@@ -46,6 +46,7 @@ class LinearMethod:
     """C times the number of features: the variance that the penalty expects of a score."""
     start: int
     """The step where the climb begins: one below the optimum of an ordinary set of photos."""
+    fewest_images: int = 0
 
     @property
     def most_trials(self) -> int:

@@ -88,6 +88,10 @@ class Method(Protocol):
     def most_trials(self) -> int:
         """The trials that `examine` makes at most."""
 
+    @property
+    def fewest_images(self) -> int:
+        """From how many on it is worth comparing."""
+
     def flops(self, exam: Exam, lesson: Lesson) -> float:
         """What `examine` and `fit` cost about."""
 

@@ -39,6 +39,7 @@ class RidgeMethod:
     kind: HeadKind
     described: str
     width: int = 0
+    fewest_images: int = 0
 
     @property
     def most_trials(self) -> int:
