@@ -20,6 +20,7 @@ BENCHMARKS = (
     "nano",
     "heads",
     "mislabelled",
+    "augmentation",
     "novelty",
     "finetune",
 )

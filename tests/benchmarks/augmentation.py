@@ -28,7 +28,7 @@ from tlserve.core.augmentation import Augmentation, policy, view_keys
 from tlserve.core.head import apply
 from tlserve.core.plan import HeadKind
 from tlserve.features import Extractor, FeatureStore
-from tlserve.pipeline.learning import gained
+from tlserve.pipeline.learning import gained, mixed
 from tlserve.plugin_api import LAST_TAP
 from tlserve.plugin_host import PluginHost, make_build
 from tlserve.runtime import BackboneSession, choose_device
@@ -174,8 +174,10 @@ def one_split(pictures: Pictures, size: int | None, seed: int) -> Iterator[tuple
 
 def with_views(examples: Examples, kind: HeadKind, seed: int) -> tuple[TrainedHead, TrainedHead]:
     """Learnt from views alone, and as a pass tries it, with mixtures where these help."""
-    alone = train(examples, (LAST_TAP,), kinds=(kind,), seed=seed)
-    return alone, train(examples, (LAST_TAP,), kinds=(kind,), seed=seed, mixup=DEFAULTS.mixup)
+    tried = train(examples, (LAST_TAP,), kinds=(kind,), seed=seed, mixup=DEFAULTS.mixup)
+    if not mixed(tried):
+        return tried, tried
+    return train(examples, (LAST_TAP,), kinds=(kind,), seed=seed), tried
 
 
 def few(learnt: Ints, labels: npt.NDArray[np.str_], size: int | None, seed: int) -> Ints:

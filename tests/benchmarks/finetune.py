@@ -28,6 +28,7 @@ import torch
 from sklearn.model_selection import StratifiedKFold
 
 from tests.benchmarks.nano import folder, opened, rows
+from tlserve.core.augmentation import policy
 from tlserve.core.head import apply
 from tlserve.core.tuning import TuneOptions, blocks_for
 from tlserve.plugin_api import Backbone, TrainableBackbone
@@ -119,7 +120,7 @@ def costs(backbone: TrainableBackbone, options: TuneOptions, images: Images, wor
         seconds.append(min(float(epoch["seconds"]) for epoch in report.epochs[1:]))
         reports.append(report)
     scale = len(images) / len(some)
-    n_slots = len(some) * (1 + options.views)
+    n_slots = len(some) * (1 + len(policy(options.augment).indices(options.views)))
     return {
         "blocks that learn": f"{reports[0].unfrozen_blocks} of {reports[0].blocks}",
         "an epoch, activations cached": f"{scale * seconds[0]:.1f} s",

@@ -17,7 +17,7 @@ import pytest
 from tests.cli.conftest import Colours, run
 from tests.flow.daemon_process import draw_shapes
 from tlserve.app.lock import StateLock
-from tlserve.cli.comparing import comparison_listing
+from tlserve.cli.comparing import BUSY, comparison_listing
 from tlserve.release.layout import StateLayout
 from tlserve.rpc.backend import ModelEvent
 
@@ -29,8 +29,16 @@ def test_the_table_has_the_best_first_and_the_broken_last_with_its_reason() -> N
     listing = comparison_listing(rows)
     assert [str(row[0]) for row in listing.rows] == ["b", "a", "c"]
     assert listing.sentences == ["MIT", "MIT", "no weights"]
-    assert listing.rows[1][1:3] == ("80.0 %", "70.0 to 90.0 %")
+    assert listing.rows[1][1] == "80.0 % (70-90)"
     assert set(listing.rows[2][1:]) == {"-"}
+
+
+def test_a_long_name_leaves_room_for_the_numbers() -> None:
+    row = {**GOOD, "backbone": "onnx:/some/very/long/path/to/a/network.onnx"}
+    name = str(comparison_listing([row], 84).rows[0][0])
+    assert len(name) == 24
+    assert name.endswith("network.onnx")
+    assert str(comparison_listing([row]).rows[0][0]) == row["backbone"]
 
 
 def test_a_comparison_shows_table_advice_and_the_command_to_adopt(colours: Colours) -> None:
@@ -40,7 +48,7 @@ def test_a_comparison_shows_table_advice_and_the_command_to_adopt(colours: Colou
     assert colours.backend.compared == [("colours", ["nano", "broken", "longest_name"])]
     longest, nano, broken = result.stdout.splitlines()[1:]
     assert longest.split("  ")[0] == "longest_name"
-    assert longest.endswith("90.0 %  89.0 to 91.0 %   12.5 s  0.25 s      4.24  2.68    1.0M  MIT")
+    assert longest.endswith("90.0 % (89-91)   12.5 s  0.25 s      4.24  2.68    1.0M  MIT")
     assert nano.endswith("in use now; MIT")
     assert broken.endswith("no weights; put them under weights/")
     assert result.stderr.splitlines()[-2].startswith("We would take longest_name: its accuracy, 90.0")
@@ -128,6 +136,16 @@ def test_an_unknown_model_is_one_line_on_stderr(colours: Colours) -> None:
     result = run("compare", "colors", "--address", colours.address)
     assert result.exit_code == 1
     assert result.stderr.splitlines() == ["tlserve: unknown model 'colors'; models here: colours, empty"]
+
+
+def test_a_daemon_that_is_busy_with_something_else_is_no_riddle(colours: Colours) -> None:
+    colours.loop.call_soon_threadsafe(colours.backend.gate.clear)
+    with asking(colours) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == f"{BUSY}\n"
+        colours.loop.call_soon_threadsafe(colours.backend.gate.set)
+        process.communicate(timeout=20)
+    assert process.returncode == 0
 
 
 def test_ctrl_c_ends_the_comparison_on_the_server_too(colours: Colours) -> None:

@@ -16,6 +16,8 @@ from tests.flow.daemon_process import draw_shapes
 from tlserve.cli.doctor import backbones, daemon, folders, machine
 from tlserve.cli.doctor.check import Check, Status, fail, ok
 from tlserve.cli.doctor.check import run as run_group
+from tlserve.release import LiveState, VersionStore, with_backbone
+from tlserve.release.layout import StateLayout
 from tlserve.settings import Settings, load_settings
 
 LOCAL = "22 1 0:20 / / rw - ext4 /dev/sda rw\n"
@@ -189,6 +191,20 @@ def test_wanted_backbones_are_loaded_and_what_is_wrong_with_one_says_who_wants_i
     assert "ZeroDivisionError" in found["backbone crooked"].found
     assert "ants" in found["backbone crooked"].advice
     assert "bees" in found["backbone crooked"].advice
+
+
+def test_what_a_person_adopted_is_wanted_instead_of_what_the_file_names(
+    settings: Settings, tmp_path: Path
+) -> None:
+    (settings.watch / "flowers").mkdir()
+    (settings.watch / "flowers" / "model.toml").write_text('backbone = "onnx:file.onnx"')
+    here = load_settings({"watch": settings.watch, "state": tmp_path / "s"})
+    versions = VersionStore(StateLayout(here.state).models)
+    versions.write_live("flowers", with_backbone(LiveState(), "onnx:adopted.onnx"))
+    assert backbones.wanted_backbones(here).by == {
+        "nano": [""],
+        "onnx:adopted.onnx": ["tlserve adopt flowers"],
+    }
 
 
 def test_the_whole_round_is_json_on_stdout_and_nothing_else(tmp_path: Path) -> None:

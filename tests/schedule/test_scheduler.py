@@ -286,3 +286,32 @@ async def test_a_long_errand_is_set_aside_and_answers_in_the_end(stage: Stage) -
     assert isinstance(told, Compared)
     assert not told.cancelled
     assert [type(job) for job in stage.trainer.jobs] == [CompareJob, PassJob, CompareJob]
+
+
+async def test_a_study_makes_room_for_what_a_person_asked_for(stage: Stage) -> None:
+    stage.trainer.gate.clear()
+    stage.scheduler.study("a")
+    await until(lambda: len(stage.passes) == 1)
+    errand = asyncio.create_task(
+        stage.scheduler.background_errand(CompareJob("c", "a", "", Recipe("nano"), ("nano",)))
+    )
+    await until(lambda: len(stage.trainer.jobs) == 2)
+    stage.scheduler.look("b", asked=True)
+    await until(lambda: len(stage.trainer.jobs) == 3)
+    stage.trainer.gate.set()
+    await errand
+    await until(lambda: len(stage.trainer.jobs) == 5)
+    kinds = [job.depth if isinstance(job, PassJob) else type(job) for job in stage.trainer.jobs]
+    assert kinds == [Depth.FULL, CompareJob, Depth.QUICK, CompareJob, Depth.FULL]
+
+
+async def test_a_long_errand_ends_when_nobody_waits_for_it(stage: Stage) -> None:
+    stage.trainer.gate.clear()
+    job = CompareJob("c", "a", "", Recipe("nano"), ("nano",))
+    errand = asyncio.create_task(stage.scheduler.background_errand(job))
+    await until(lambda: len(stage.trainer.jobs) == 1)
+    errand.cancel()
+    await until(lambda: "c" in stage.trainer.told_to_end)
+    stage.scheduler.look("b")
+    await until(lambda: len(stage.passes) == 1)
+    assert [type(one) for one in stage.trainer.jobs] == [CompareJob, PassJob]

@@ -49,6 +49,7 @@ def test_model_toml_overrides_the_daemon_and_a_person_overrides_both(tmp_path: P
     recipe = recipe_for(settings, file)
     assert (recipe.backbone, recipe.promotion, recipe.policy.max_drop) == ("own", Promotion.MANUAL, 0.05)
     assert recipe_for(settings, file, Promotion.AUTO).promotion is Promotion.AUTO
+    assert recipe_for(settings, file, backbone="adopted").backbone == "adopted"
 
 
 def test_without_a_model_toml_the_daemon_decides(tmp_path: Path) -> None:
@@ -64,7 +65,10 @@ def test_a_mistake_in_model_toml_names_the_file(tmp_path: Path, text: str) -> No
 
 def test_how_a_model_learns_comes_from_its_own_file_first(tmp_path: Path) -> None:
     general = write(tmp_path / "t.toml", 'head = "ridge"\nviews = 5\nunfreeze = "all"\n')
-    write(tmp_path / "model.toml", 'augment = ["flip", "rotate=15"]\nviews = 2\nstrategy = "taps"\nstudy = false\n')
+    write(
+        tmp_path / "model.toml",
+        'augment = ["flip", "rotate=15"]\nviews = 2\nstrategy = "taps"\nstudy = false\n',
+    )
     recipe = recipe_for(load_settings({}, general), load_model_file(tmp_path))
     wish = recipe.wish
     assert (wish.head, wish.strategy, wish.views, wish.tune.unfreeze) == ("ridge", "taps", 2, "all")
@@ -79,7 +83,8 @@ def test_a_policy_may_be_named_in_a_variable(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    "text", ['head = "forest"', 'augment = "wild"', 'augment = ["flip", "explode"]', "unfreeze = 0", "views = -1"]
+    "text",
+    ['head = "forest"', 'augment = "wild"', 'augment = ["flip", "explode"]', "unfreeze = 0", "views = -1"],
 )
 def test_a_wish_that_nothing_can_fulfil_is_named(tmp_path: Path, text: str) -> None:
     write(tmp_path / "model.toml", text)

@@ -53,10 +53,16 @@ def test_a_kind_that_is_clearly_better_is_taken() -> None:
     assert choice.why_not[HeadKind.SOFTMAX].startswith("worse: -15.0 points")
 
 
-def test_where_all_are_right_the_surer_one_is_better() -> None:
-    unsure, sure = entry(HeadKind.SOFTMAX, 0, confidence=1e-4), entry(HeadKind.RIDGE, 0)
+def test_a_less_simple_kind_has_to_be_right_more_often() -> None:
+    unsure, sure = entry(HeadKind.SOFTMAX, 20, confidence=1e-4), entry(HeadKind.MLP, 21)
+    choice = choose([unsure, sure], np.zeros(200, dtype=np.intp))
+    assert choice.entry.kind is HeadKind.SOFTMAX
+    assert "mlp 89.5 %, no more" in choice.sentence
+
+
+def test_of_two_that_are_about_as_often_right_the_better_probabilities_decide() -> None:
+    unsure, sure = entry(HeadKind.SOFTMAX, 21, confidence=1e-4), entry(HeadKind.RIDGE, 20, first=10)
     assert chosen([unsure, sure]) is HeadKind.RIDGE
-    assert chosen([sure, entry(HeadKind.SVM, 0)]) is HeadKind.RIDGE
 
 
 def test_a_kind_that_was_left_out_is_never_chosen() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neural_network import MLPClassifier
@@ -15,11 +16,17 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import LinearSVC
 
 from tests.training.support_training import TAPS, Digits, accuracy, noise, some_digits
-from tlserve.core.head import Dense, Projection, apply, logits, projection_matrix
+from tlserve.core.head import Dense, Head, Projection, apply, logits, projection_matrix
 from tlserve.core.plan import HeadKind
 from tlserve.training import Examples, TrainedHead, TrainingCancelled, train
+from tlserve.training.engine import NumpyEngine
+from tlserve.training.fit import METHODS
+from tlserve.training.folds import plan_folds
+from tlserve.training.lesson import exam_of, lesson_of
+from tlserve.training.method import Method, Workplace
 from tlserve.training.ridge import PROJECTION_SEED, PROJECTION_WIDTH, total_variance
 from tlserve.training.scaling import Scaling
+from tlserve.training.torch_engine import TorchEngine
 
 WITHIN = 0.005
 KINDS = list(HeadKind)
@@ -142,6 +149,22 @@ def test_the_same_examples_give_the_same_head(kind: HeadKind) -> None:
     assert one.temperature == other.temperature
 
 
+@pytest.mark.parametrize("method", [one for one in METHODS if one.kind is not HeadKind.MLP])
+def test_torch_finds_the_head_that_numpy_finds(digits: Digits, method: Method) -> None:
+    rows = Scaling.of(digits.train).apply(digits.train)
+    examples = digits.examples
+    lesson = lesson_of(examples, rows, np.ones(10, np.float32))
+    exam = exam_of(examples, lesson, plan_folds(examples.targets, 10, 64, np.random.default_rng(0)))
+    scaling = Scaling.of(digits.train)
+    answers = []
+    for engine in (NumpyEngine(), TorchEngine("cpu")):
+        place = Workplace(engine)
+        attempt = method.examine(exam, place)
+        layers = method.fit(lesson, attempt, scaling, place, None).layers
+        answers.append(apply(Head(examples.names, TAPS, layers, temperature=0.2), digits.test))
+    np.testing.assert_allclose(answers[1], answers[0], atol=0.02)
+
+
 # -- views, groups, weights
 
 
@@ -212,6 +235,13 @@ def test_any_sizes_give_a_working_head(kind: HeadKind, counts: dict[str, int]) -
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_single_column_is_enough(kind: HeadKind) -> None:
+    rows = np.array([[1.0], [3.0], [5.0]], np.float32)
+    trained = train(Examples.of(rows, ["low", "high", "high"]), TAPS, kinds=[kind])
+    assert np.isfinite(apply(trained.head, rows)).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_equal_rows_give_the_shares_of_the_classes(kind: HeadKind) -> None:
     rows = np.ones((80, 8), np.float32)
     trained = train(Examples.of(rows, (["a"] * 3 + ["b"]) * 20), TAPS, kinds=[kind])
@@ -239,3 +269,20 @@ def test_a_cancel_ends_each_kind(kind: HeadKind) -> None:
 def test_no_kind_at_all_is_refused() -> None:
     with pytest.raises(ValueError, match="kind"):
         train(Examples.of(*noise(10, 4)), TAPS, kinds=[])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_without_a_gpu_the_cpu_does_the_work() -> None:
+    trained = train(Examples.of(*noise(20, 4)), TAPS, device="cuda")
+    assert trained.report["device"] == "cpu"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gpu_finds_a_head_as_good(
+    digits: Digits, heads: dict[HeadKind, TrainedHead], kind: HeadKind
+) -> None:
+    trained = train(digits.examples, TAPS, kinds=[kind], device="cuda")
+    assert trained.report["device"] == "cuda"
+    theirs = accuracy(heads[kind], digits.test, digits.truth)
+    assert accuracy(trained, digits.test, digits.truth) == pytest.approx(theirs, abs=0.01)

@@ -11,11 +11,13 @@ from tests.training.support_training import TAPS, entry, noise, some_digits
 from tlserve.core.head import logits
 from tlserve.core.plan import HeadKind
 from tlserve.training import Examples, train
-from tlserve.training.compare import gains
+from tlserve.training.compare import gains, too_dear
 from tlserve.training.engine import Fits, NumpyEngine, scores
 from tlserve.training.folds import plan_folds
 from tlserve.training.lesson import Exam, Lesson, exam_of, lesson_of
+from tlserve.training.method import Workplace
 from tlserve.training.mixup import exam_with_mixtures, lesson_with_mixtures
+from tlserve.training.ridge import PROJECTION, RIDGE
 
 
 def some_lesson(n: int = 30) -> Lesson:
@@ -89,11 +91,24 @@ def test_the_report_says_what_mixtures_gave_and_they_are_dropped_where_that_is_n
     mixed = train(digits.examples, TAPS, kinds=[HeadKind.SOFTMAX], mixup=True)
     assert plain.report["mixup"] is None
     facts = mixed.report["mixup"]
-    assert set(facts) == {"kept", "accuracy_gain", "nll_gain", "seconds"}
+    assert set(facts) == {"kept", "reason", "accuracy_gain", "nll_gain", "seconds"}
+    assert facts["reason"].startswith("mixtures of two images gave ")
     same = np.array_equal(logits(plain.head, digits.test), logits(mixed.head, digits.test))
     assert same == (not facts["kept"])
     gained = mixed.report["cv_accuracy"] - plain.report["cv_accuracy"]
     assert gained == pytest.approx(facts["accuracy_gain"] if facts["kept"] else 0)
+
+
+def test_mixtures_that_would_take_too_long_are_not_tried() -> None:
+    rows = np.zeros((2_500, 200), np.float32)
+    lesson = Lesson(rows, np.arange(2_500) % 2, np.ones(2_500, np.float32), 2)
+    own = np.arange(2_500)
+    exam = Exam(lesson, own % 5, 5, own, own)
+    mixed = exam_with_mixtures(exam, seed=0)
+    place = Workplace(NumpyEngine())
+    assert too_dear(PROJECTION, exam, lesson, place) == ""
+    assert too_dear(PROJECTION, mixed, mixed.lesson, place).startswith("it takes 1.")
+    assert too_dear(RIDGE, mixed, mixed.lesson, place) == ""
 
 
 def test_mixtures_are_kept_only_where_they_help_beyond_chance() -> None:

@@ -135,6 +135,8 @@ def test_the_estimate_grows_with_the_images_and_knows_the_cache(tmp_path: Path) 
     assert share == 1.0
     assert n_bytes == 2000 * 8 * 12 * 12 * 2
     assert of(100_000, OPTIONS)[0] > 10 * seconds
+    # There is only one flip of a picture, however many are asked for.
+    assert of(1000, dataclasses.replace(OPTIONS, views=5))[3] == n_bytes
     _, none, no_caching, _ = of(1000, dataclasses.replace(OPTIONS, activation_cache_gb=0))
     assert (none, no_caching) == (0.0, 0.0)
     assert caching > 0

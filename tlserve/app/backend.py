@@ -224,7 +224,7 @@ class DaemonBackend:
         self.get_model(model)
         await self._daemon.releases.set_promotion(model, promotion)
         # A candidate may have waited for just this.
-        self._daemon.scheduler.look(model)
+        self._daemon.scheduler.look(model, asked=True)
         return summary_of(self._daemon, model)
 
     async def set_backbone(self, model: str, backbone: str) -> ModelSummary:
@@ -232,7 +232,7 @@ class DaemonBackend:
         if backbone:
             await self.get_backbone(backbone, measure=False)
         await self._daemon.releases.set_backbone(model, backbone or None)
-        self._daemon.scheduler.look(model)
+        self._daemon.scheduler.look(model, asked=True)
         return summary_of(self._daemon, model)
 
     async def compare(self, model: str, backbones: Sequence[str]) -> Comparison:
@@ -241,12 +241,7 @@ class DaemonBackend:
         await asyncio.to_thread(daemon.folders.read_settings, model)
         folder, recipe = str(daemon.watch / model), daemon.recipe(model)
         job = CompareJob(uuid.uuid4().hex, model, folder, recipe, tuple(backbones))
-        try:
-            told = await daemon.scheduler.background_errand(job)
-        except asyncio.CancelledError:
-            # Nobody waits for it any more. Once it was set aside it has another id, and goes on to its end.
-            await daemon.keeper.cancel(job.job_id)
-            raise
+        told = await daemon.scheduler.background_errand(job)
         assert isinstance(told, Compared)
         return comparison(told)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tlserve.app.board import Board
-from tlserve.app.daemon import trainer_command
+from tlserve.app.daemon import trainer_command, tuner_command
 from tlserve.app.lock import StateLock
+from tlserve.app.tunings import carried_out
 from tlserve.core.messages import (
     Event,
     ExportJob,
@@ -90,7 +91,8 @@ async def _train(settings: Settings, folder: Path, tell: Tell, *, study: bool) -
         recipe = recipe_for(settings, load_model_file(folder), state.promotion, state.backbone)
         keeper = TrainerKeeper(trainer_command(settings, layout.root, niceness=0), heard)
         try:
-            one = _SingleModel(model, folder, recipe, store=store, keeper=keeper, board=board)
+            tuner = tuner_command(settings, layout.root, niceness=0)
+            one = _SingleModel(model, folder, recipe, store=store, keeper=keeper, tuner=tuner, board=board)
             return await one.run(study=study)
         finally:
             await keeper.stop()
@@ -107,9 +109,11 @@ class _SingleModel:
         *,
         store: VersionStore,
         keeper: TrainerKeeper,
+        tuner: Sequence[str],
         board: Board,
     ) -> None:
-        self._model, self._folder, self._recipe = model, folder, recipe
+        """tuner: argv that starts one."""
+        self._model, self._folder, self._recipe, self._tuner = model, folder, recipe, tuner
         self._store, self._keeper, self._board = store, keeper, board
 
     async def run(self, *, study: bool) -> TrainOutcome:
@@ -118,7 +122,8 @@ class _SingleModel:
             words = f"{passes[0].reason}; now a better version is looked for"
             self._board.said(self._model, "version", words, passes[0].version)
             passes.append(await self._pass(Depth.FULL))
-            # A fine-tuning that this pass ordered (passes[-1].tune) is carried out here.
+            if passes[-1].tune:
+                passes += await self._tuned()
         live = self._store.live(self._model).live
         newest = next((done.version for done in reversed(passes) if done.version is not None), live)
         page, problem = (None, None) if newest is None else await self._page(newest)
@@ -139,6 +144,12 @@ class _SingleModel:
             self._store.retire(self._model, self._recipe.keep_versions)
         self._board.ended(done)
         return done
+
+    async def _tuned(self) -> list[PassDone]:
+        """Fine-tune as ordered, and learn on what came of it; nothing if it came to nothing."""
+        told = await carried_out(self._tuner, self._model, self._board)
+        self._board.said(self._model, "version" if told.build else "problem", told.reason)
+        return [] if told.build is None else [await self._pass(Depth.ROWS, tuned=told.build)]
 
     async def _page(self, version: int) -> tuple[Path | None, str | None]:
         """Have the report of a version written; where it is, or why it is not."""

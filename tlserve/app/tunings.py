@@ -73,7 +73,7 @@ class Tunings:
         for pause in (*RETRY_SECONDS, None):
             if not self._layout.tuning_order(model).is_file():
                 return
-            done = await self._carried_out(model)
+            done = await carried_out(self._command, model, self._board)
             if done.build is not None:
                 self._board.said(model, "version", f"{done.reason}; learning on it")
                 self._scheduler.learn_tuned(model, done.build)
@@ -83,25 +83,28 @@ class Tunings:
                 return
             await asyncio.sleep(pause)
 
-    async def _carried_out(self, model: str) -> Tuned:
-        """One process for one order: what it held of memory goes with it."""
-        job = TuneJob(uuid.uuid4().hex, model)
-        keeper = TrainerKeeper(self._command, self._heard)
-        try:
-            done = await keeper.run(job)
-            assert isinstance(done, Tuned)
-            return done
-        except TrainerFailed as exc:
-            return Tuned(job.job_id, model, None, str(exc), retryable=True)
-        finally:
-            await keeper.stop()
-
-    def _heard(self, event: Event) -> None:
-        if isinstance(event, TuneProgressed):
-            self._board.tuning(event.model, tuning_in_words(event.progress))
-
     def _result(self, model: str) -> str | None:
         try:
             return str(json.loads(self._layout.tuning_result(model).read_bytes())["build"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+
+async def carried_out(command: Sequence[str], model: str, board: Board) -> Tuned:
+    """One process for one order: what it held of memory goes with it. A process that dies is retryable."""
+
+    def heard(event: Event) -> None:
+        if isinstance(event, TuneProgressed):
+            board.tuning(event.model, tuning_in_words(event.progress))
+
+    job = TuneJob(uuid.uuid4().hex, model)
+    keeper = TrainerKeeper(command, heard)
+    try:
+        done = await keeper.run(job)
+        assert isinstance(done, Tuned)
+        return done
+    except TrainerFailed as exc:
+        return Tuned(job.job_id, model, None, str(exc), retryable=True)
+    finally:
+        await keeper.stop()
+        board.tuning(model, "")

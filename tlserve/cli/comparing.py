@@ -15,11 +15,13 @@ import typer
 from rich.text import Text
 
 from tlserve.cli import wording
+from tlserve.cli.backbones.showing import said_if_slow
+from tlserve.cli.classifying import shortened
 from tlserve.cli.failing import FAILED, complain
 from tlserve.cli.options import DEFAULT_ADDRESS, Address, AsJson, ConfigFile, StateFolder, connect
 from tlserve.cli.pages import AsPage, Opens, PageFile, check_place, open_page, write_page
 from tlserve.cli.progress import PassView, Step
-from tlserve.cli.terminal import Listing, say, show_json, show_listing
+from tlserve.cli.terminal import Listing, say, show_json, show_listing, terminal_columns
 from tlserve.core.errors import TlserveError
 
 if TYPE_CHECKING:
@@ -28,8 +30,13 @@ if TYPE_CHECKING:
     from tlserve.rpc.backend import Comparison, ModelEvent
 
 CLASSICS = "nano,torchvision/inception_v3,torchvision/vgg16,torchvision/resnet50"
+BUSY = "The daemon does something else first; the comparison begins as soon as it can (Ctrl-C gives it up)."
+BUSY_SECONDS = 3.0
 _PART = "comparing backbones: "
-_HEADINGS = ("backbone", "accuracy", "95 % interval", "extract", "train", "ms/image", "MB", "params")
+_HEADINGS = ("backbone", "accuracy (95 %)", "extract", "train", "ms/image", "MB", "params")
+_OTHER_COLUMNS = 60
+"""What a row needs on a terminal beside the backbone's name."""
+_LEAST_NAME, _LONGEST_PART = 16, 44
 
 Row = Mapping[str, Any]
 
@@ -73,7 +80,7 @@ def compare(
     if as_json:
         show_json({**found.found, "choice": None if choice is None else asdict(choice)})
     else:
-        show_listing(comparison_listing(found.found["rows"]))
+        show_listing(comparison_listing(found.found["rows"], terminal_columns()))
         for line in advice_lines(found.found, choice):
             say(line)
     if as_page or out is not None:
@@ -91,11 +98,13 @@ class ComparisonFollower:
 
     def __init__(self, view: PassView) -> None:
         self._view = view
+        self._has_begun = False
         self._backbone = ""
 
     def __call__(self, event: ModelEvent) -> None:
         if event.kind != "comparison":
             return
+        self._has_begun = True
         _, named, backbone = event.message.partition(_PART)
         if named:
             self._backbone = backbone
@@ -105,9 +114,13 @@ class ComparisonFollower:
             event.total,
             event.per_second,
             event.seconds_left,
-            part=self._backbone,
+            part=shortened(self._backbone, _LONGEST_PART),
         )
         self._view.show(step)
+
+    def say_unless_begun(self, text: str) -> None:
+        if not self._has_begun:
+            self._view.say(text)
 
 
 def _folder(model: str) -> Path:
@@ -131,6 +144,7 @@ def _ask_daemon(model: str, names: Sequence[str], address: str, follower: Compar
     """A call that is given up (Ctrl-C) ends the comparison in the daemon too."""
     with (
         connect(address, timeout_seconds=None) as client,
+        said_if_slow([BUSY], BUSY_SECONDS, speak=follower.say_unless_begun),
         _followed(connect(address, timeout_seconds=None), model, follower),
     ):
         return client.compare(model, names)
@@ -160,29 +174,39 @@ def _choice(rows: Sequence[Row]) -> Choice | None:
     return choose(rows)
 
 
-def comparison_listing(rows: Sequence[Row]) -> Listing:
-    """The best first, what cannot be used last; with the licence, or with what is wrong, as the sentence."""
+def comparison_listing(rows: Sequence[Row], columns: int | None = None) -> Listing:
+    """The best first, what cannot be used last; with the licence, or with what is wrong, as the sentence.
+
+    columns: of the terminal, where long names lose their middle; None in a pipe.
+    """
+    room = max(_LEAST_NAME, columns - _OTHER_COLUMNS) if columns is not None else None
     ordered = sorted(rows, key=lambda row: (bool(row.get("error")), -(row.get("accuracy") or 0.0)))
-    cells = [_cells(row) for row in ordered]
+    cells = [_cells(row, room) for row in ordered]
     sentences = [row.get("error") or _remark(row) for row in ordered]
-    return Listing(_HEADINGS, cells, "licence, or what is wrong", sentences, _HEADINGS[1:2] + _HEADINGS[3:])
+    return Listing(_HEADINGS, cells, "licence, or what is wrong", sentences, _HEADINGS[1:])
 
 
-def _cells(row: Row) -> tuple[str | Text, ...]:
-    name = str(row["backbone"])
+def _cells(row: Row, room: int | None) -> tuple[str | Text, ...]:
+    name = str(row["backbone"]) if room is None else shortened(str(row["backbone"]), room)
     if row.get("error"):
         return (Text(name, style="red"), *[wording.NOTHING] * (len(_HEADINGS) - 1))
     parameters = row.get("n_parameters")
     return (
         name,
-        wording.share(row.get("accuracy")),
-        wording.interval(row.get("accuracy_low"), row.get("accuracy_high")),
+        _accuracy(row),
         wording.seconds(row.get("extract_seconds")),
         wording.seconds(row.get("train_seconds")),
         _figures(row.get("predict_ms")),
         _figures(row.get("graph_mb")),
         wording.NOTHING if parameters is None else wording.parameters(parameters),
     )
+
+
+def _accuracy(row: Row) -> str:
+    """76.7 % (59-88)."""
+    low, high = row.get("accuracy_low"), row.get("accuracy_high")
+    spread = "" if low is None or high is None else f" ({low * 100:.0f}-{high * 100:.0f})"
+    return wording.share(row.get("accuracy")) + spread
 
 
 def _remark(row: Row) -> str:

@@ -14,7 +14,7 @@ import typer
 from tlserve.cli import wording
 from tlserve.cli.failing import FAILED, complain
 from tlserve.cli.pages import check_place
-from tlserve.cli.terminal import Listing, say, show, show_listing, table
+from tlserve.cli.terminal import Listing, say, say_folded, show, show_listing, table
 from tlserve.core.errors import BadImage, SettingsError
 
 if TYPE_CHECKING:
@@ -50,7 +50,11 @@ def views(
     side: Annotated[
         int,
         typer.Option(
-            "--backbone-size", min=32, max=1024, metavar="PIXELS", help="Side of its input; of nano: 112."
+            "--backbone-size",
+            min=32,
+            max=1024,
+            metavar="PIXELS",
+            help="Side of the backbone's input (nano: 112).",
         ),
     ] = 224,
     out: Annotated[
@@ -192,9 +196,10 @@ def _show_lists() -> None:
     show("")
     show(table(("policy", "operations"), [(name, _words(words)) for name, words in POLICIES.items()]))
     say()
-    say(
-        "Write rotate=15 for another strength, rotate=15@0.5 for half of the views. colour=0.2 stands for "
-        "brightness, contrast, saturation and hue together."
+    say_folded(
+        "Write rotate=20 for another strength, rotate=20@0.5 for half of the views. colour=0.2 stands for "
+        "brightness, contrast, saturation and hue together.",
+        indent=0,
     )
 
 

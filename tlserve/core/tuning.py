@@ -13,11 +13,11 @@ from the last number on, all of them."""
 
 @dataclass(frozen=True, slots=True)
 class TuneOptions:
-    """How a backbone is fine-tuned. The values here are what flowers with MobileNetV2 did best with."""
+    """How a backbone is fine-tuned. The values were tried on flowers with MobileNetV2: docs/benchmarks.md."""
 
     unfreeze: int | Literal["all", "auto"] = "auto"
     """How many of the last blocks learn; `auto` as in `blocks_for`."""
-    epochs: int = 20
+    epochs: int = 12
     """At most: it ends earlier where nothing has improved for `patience` epochs."""
     batch_size: int = 32
     head_learning_rate: float = 1e-3
@@ -27,7 +27,7 @@ class TuneOptions:
     """Each shallower block's learning rate as a share of the one above it."""
     warmup: float = 0.1
     """The share of all steps in which the learning rates rise from zero; then they fall as a cosine."""
-    patience: int = 6
+    patience: int = 5
     """Epochs without a better validation before it ends."""
     label_smoothing: float = 0.1
     weight_decay: float = 0.05
@@ -80,9 +80,9 @@ class TuneProgress:
     stage: TuneStage
     done: int
     total: int
-    """Pictures and views while caching; steps of this epoch while training."""
+    """Pictures and views while caching; steps of this epoch while training, pictures in epoch 0."""
     epoch: int = 0
-    """The one that runs, from 1; 0 while caching."""
+    """The one that runs, from 1; 0 while the head is fitted on the untouched backbone."""
     of: int = 0
     loss: float | None = None
     """Mean over the steps of this epoch so far."""

@@ -86,5 +86,7 @@ def _laid_out(pictures: Sequence[Picture], titles: Sequence[Sequence[str]], colu
     for place, (picture, lines) in enumerate(zip(pictures, titles, strict=True)):
         left, top = _MARGIN + place % columns * across, _MARGIN + place // columns * down
         sheet.paste(Image.fromarray(picture), (left, top))
-        pen.multiline_text((left, top + height + 2), "\n".join(lines), fill="black", font=font, spacing=2)
+        # The font has no blank that does not break, and its usual one is hardly seen at this size.
+        text = "\n".join(lines).replace(_NO_BREAK, " ").replace(" ", "  ")
+        pen.multiline_text((left, top + height + 2), text, fill="black", font=font, spacing=2)
     return sheet

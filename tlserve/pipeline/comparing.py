@@ -72,7 +72,10 @@ class _Comparison:
         self._teller.enter(Phase.EXTRACTING, f"comparing backbones: {backbone}")
         try:
             bench = self._shop.bench(self._shop.build(backbone).name)
+            n_missing = len(bench.store.missing([image.digest for image in snapshot.images]))
+            began = time.perf_counter()
             bad = self._filler.images(bench, snapshot.images)
+            passed_per_second = n_missing / (time.perf_counter() - began)
             images = [image for image in snapshot.images if image.digest not in bad]
             self._teller.enter(Phase.TRAINING, f"comparing backbones: {backbone}")
             began = time.perf_counter()
@@ -80,14 +83,14 @@ class _Comparison:
             seconds = time.perf_counter() - began
         except TlserveError as exc:
             return {"backbone": backbone, "error": str(exc)}
-        speeds = measured_here(read_speeds(bench.folder) or ())
+        speeds = measured_here(read_speeds(bench.folder))
         alone = _speed(speeds, BACKBONE_ALONE, batch_size=1)
         if alone is None:
             plugin = self._shop.plugins.plugin_of(backbone)
             measured = self._shop.measure(self._shop.plugins.load(backbone), plugin)
             alone = _speed(measured, BACKBONE_ALONE, batch_size=1)
         from_files = _speed(speeds, FROM_FILES)
-        per_second = from_files.images_per_second if from_files else None
+        per_second = from_files.images_per_second if from_files else passed_per_second or None
         return {
             "backbone": backbone,
             "error": None,

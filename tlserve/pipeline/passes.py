@@ -72,7 +72,7 @@ class _Pass:
         check_trainable(snapshot)
         study = self._study_wanted(snapshot)
         if job.depth is not Depth.FULL and job.tuned is None and not job.force:
-            ended = self._nothing_to_do(snapshot, bench, state)
+            ended = self._nothing_to_do(snapshot, bench, state, live)
             if ended is not None:
                 return self.done(study=study, **ended)
 
@@ -303,12 +303,17 @@ class _Pass:
 
     # -- how it ends
 
-    def _nothing_to_do(self, snapshot: Snapshot, bench: Bench, state: LiveState) -> dict[str, Any] | None:
+    def _nothing_to_do(
+        self, snapshot: Snapshot, bench: Bench, state: LiveState, live: Version | None
+    ) -> dict[str, Any] | None:
         """How to end when nothing changed since the newest version; None when there is work to do."""
         newest = self._newest(bench.spec.digest)
         if newest is None or not same_work(newest, snapshot, bench, self._job.recipe):
             return None
         if newest.version in state.promoted:
+            if live is not None and live.manifest.build != newest.build and self._goes_live_by_itself(state):
+                # The backbone that the settings name is an earlier one again: back to it, if no worse.
+                return None
             return unchanged(f"nothing changed since version {newest.version}")
         if newest.verdict == "hold":
             return unchanged(f"version {newest.version} was held: {newest.reason}")

@@ -138,9 +138,9 @@ class Workshop:
         wanted = self.catalog.digests()
         for bench in self._benches.values():
             bench.store.compact(wanted)
-        self._drop_unused_tuned()
+        self.remove_unused_builds()
 
-    def _drop_unused_tuned(self) -> None:
+    def remove_unused_builds(self) -> None:
         """Remove fine-tuned builds, and their rows, that no version names any more."""
         if any(self.layout.tunings.glob("*")):
             return  # a build may just have been made, and its version not yet

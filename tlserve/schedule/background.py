@@ -52,6 +52,8 @@ class Background(Generic[R]):
         """Of the chore that runs now."""
         self.must_end = False
         """Whether that one was told to make room."""
+        self.waited_for: asyncio.Future[LastEvent] | None = None
+        """By whoever asked for the chore that runs now; None for a pass, which nobody waits for."""
 
     def __bool__(self) -> bool:
         return bool(self._chores)
@@ -72,9 +74,11 @@ class Background(Generic[R]):
         return self._chores.popleft()
 
     def put_back(self, chore: Chore[R]) -> None:
-        """A chore that was set aside is the next again, unless a newer one of its name came meanwhile."""
-        if all(other.name != chore.name for other in self._chores):
-            self._chores.appendleft(chore)
+        """A chore that was set aside goes before the passes, unless a newer one of its name came meanwhile."""
+        if any(other.name == chore.name for other in self._chores):
+            return
+        errands = sum(other.request is None for other in self._chores)
+        self._chores.insert(errands if chore.request is not None else 0, chore)
 
     def failed(self, chore: Chore[R]) -> float:
         """Note a failure; returns the seconds for which the name rests now, longer each time."""
@@ -89,13 +93,13 @@ class Background(Generic[R]):
         self._rests = {name: rest for name, rest in self._rests.items() if rest[0] != model}
 
     @contextlib.contextmanager
-    def running(self, job_id: str) -> Iterator[None]:
+    def running(self, job_id: str, waited_for: asyncio.Future[LastEvent] | None = None) -> Iterator[None]:
         """While a chore runs."""
-        self.job_id, self.must_end = job_id, False
+        self.job_id, self.must_end, self.waited_for = job_id, False, waited_for
         try:
             yield
         finally:
-            self.job_id = None
+            self.job_id = self.waited_for = None
 
     def close(self) -> None:
         """Nobody needs to wait any more."""

@@ -45,11 +45,13 @@ class PassRequest:
     depth: Depth = Depth.QUICK
     tuned: str | None = None
     """Digest of a fine-tuned build to learn on."""
+    asked: bool = False
+    """By a person, who changed what the pass depends on."""
 
     @property
     def is_urgent(self) -> bool:
         """Whether somebody waits for it, rather than that it is time for a routine look."""
-        return self.force or self.noticed_at is not None
+        return self.force or self.asked or self.noticed_at is not None
 
     def joined(self, newer: PassRequest) -> PassRequest:
         """Both wishes as one: the earliest notice and everything that either asked for."""
@@ -59,6 +61,7 @@ class PassRequest:
             noticed_at=min(noticed, default=None),
             accept_deletions=self.accept_deletions or newer.accept_deletions,
             force=self.force or newer.force,
+            asked=self.asked or newer.asked,
         )
 
 
@@ -121,9 +124,11 @@ class Scheduler:
         self._failures.pop(model, None)
         return self._queue(PassRequest(_new_id(), model, None, accept_deletions, force=True)).job_id
 
-    def look(self, model: str) -> None:
-        """A routine look at one model's folder."""
-        self._queue(PassRequest(_new_id(), model))
+    def look(self, model: str, *, asked: bool = False) -> None:
+        """A routine look at one model's folder; asked: a person changed something and waits for it."""
+        if asked:
+            self._failures.pop(model, None)
+        self._queue(PassRequest(_new_id(), model, asked=asked))
 
     def study(self, model: str) -> None:
         """Look for a better version of a model in the background, unless that failed a moment ago."""
@@ -149,7 +154,15 @@ class Scheduler:
         done: asyncio.Future[LastEvent] = asyncio.get_running_loop().create_future()
         self._background.add_errand(job, done)
         self._wake.set()
-        return await done
+        if self._background.waited_for is None:
+            self._set_aside()
+        try:
+            return await done
+        except asyncio.CancelledError:
+            # Nobody waits for it any more; if it runs now, it ends.
+            if self._background.waited_for is done:
+                self._set_aside()
+            raise
 
     def looked(self, seconds: float) -> None:
         """A look at an unchanged folder took this long; the next round of looks waits in proportion."""
@@ -207,7 +220,7 @@ class Scheduler:
         request = chore.request
         if request is None:
             assert chore.job is not None and chore.done is not None
-            with self._background.running(chore.job.job_id):
+            with self._background.running(chore.job.job_id, chore.done):
                 # A new id each time: the trainer remembers what it was told to end.
                 anew = replace(chore, job=replace(chore.job, job_id=_new_id()))
                 await self._run_errand(chore.job, chore.done, again=lambda: self._background.put_back(anew))
@@ -268,7 +281,7 @@ class Scheduler:
         model = request.model
         if model in self._paused:
             failed, retry = self._paused[model]
-            if not request.force and request.noticed_at is None:
+            if not request.is_urgent:
                 # A routine look is no reason to hurry a pass that keeps failing.
                 return failed
             retry.cancel()

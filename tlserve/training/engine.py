@@ -18,7 +18,6 @@ from tlserve.training.losses import SLOPES, Loss
 Device = Literal["cpu", "cuda"]
 SCORES_AT_ONCE = 8_000_000
 """Scores held in memory at a time (32 MB); rows beyond are worked off in blocks."""
-ROWS_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +54,8 @@ class Fits:
 class Engine(Protocol):
     """The products that cost time. Arrays in and out are numpy's."""
 
+    device: str
+    """As torch names it."""
     speed: float
     """How much more arithmetic than one core of a CPU is worth waiting for."""
 
@@ -77,6 +78,7 @@ class Engine(Protocol):
 class NumpyEngine:
     """On the CPU, with the BLAS that numpy brings."""
 
+    device = "cpu"
     speed = 1.0
 
     def __init__(self, scores_at_once: int = SCORES_AT_ONCE) -> None:
@@ -99,13 +101,9 @@ class NumpyEngine:
         return loss, gradient
 
     def gram(self, rows: Float32, weights: Float32) -> Float64:
-        total = np.zeros((rows.shape[1], rows.shape[1]))
-        for begin in range(0, len(rows), ROWS_AT_ONCE):
-            block = slice(begin, begin + ROWS_AT_ONCE)
-            # One and the same array on both sides: numpy then computes one half only.
-            scaled = rows[block] * np.sqrt(weights[block])[:, None]
-            total += scaled.T @ scaled
-        return total
+        # One and the same array on both sides: numpy then computes one half only.
+        scaled = rows * np.sqrt(weights)[:, None]
+        return np.asarray(scaled.T @ scaled, dtype=np.float64)
 
     def times(self, left: Float32, right: Float32) -> Float32:
         return np.asarray(left @ right, dtype=np.float32)
@@ -129,9 +127,12 @@ def scores(parameters: Float32, rows: Float32) -> Float32:
 
 
 def engine_for(device: Device) -> Engine:
-    """numpy on the CPU; torch, imported here, on a GPU."""
+    """torch, imported here, on a GPU that it can use; else numpy."""
     if device == "cpu":
         return NumpyEngine()
+    import torch
+
     from tlserve.training.torch_engine import TorchEngine
 
-    return TorchEngine(device)
+    # A GPU may be there for onnxruntime alone.
+    return TorchEngine(device) if torch.cuda.is_available() else NumpyEngine()

@@ -13,7 +13,7 @@ from tlserve.core.head import Head, logits
 from tlserve.core.plan import HeadKind
 from tlserve.core.types import Features
 from tlserve.training.arrays import Float32, Ints
-from tlserve.training.compare import Choice, answers, choose, gains, run_entry
+from tlserve.training.compare import Choice, answers, choose, differs, gains, run_entry, too_dear
 from tlserve.training.engine import Device, engine_for
 from tlserve.training.examples import Examples
 from tlserve.training.folds import FoldPlan, plan_folds
@@ -56,7 +56,7 @@ def train(
     warm: the head before this one; where it is of the same form and reads the same columns, the last fit
     starts from it, if that is the better start. The folds never do: it may have seen what they validate on.
     held_out_rows_for_novelty: (any, n_features), used for the scale of novelty and for nothing else.
-    device: where the heavy products run. on_progress(done, total) counts fits.
+    device: where the heavy products run, if torch can use it. on_progress(done, total) counts fits.
     The same arguments on the same machine give the same head. Raises ValueError without kinds,
     TrainingCancelled.
     """
@@ -65,7 +65,7 @@ def train(
     began = time.perf_counter()
     methods = [method for method in METHODS if method.kind in kinds]
     steps = Steps(methods, mixup, on_progress or (lambda done, total: None))
-    place = Workplace(engine_for(device), device, seed, steps.tell, cancelled)
+    place = Workplace(engine_for(device), seed, steps.tell, cancelled)
     ready = _Prepared.of(examples, seed)
     entries = []
     for method in methods:
@@ -98,7 +98,7 @@ def train(
         "n_features": examples.rows.shape[1],
         "seed": seed,
         "warm": last.warm,
-        "device": device,
+        "device": place.engine.device,
         "seconds": round(time.perf_counter() - began, 4),
     }
     answered = OutOfFold(ready.exam.images, answers(choice.attempt), ready.exam.truth)
@@ -174,11 +174,16 @@ def _try_mixtures(
 ) -> tuple[Choice, Lesson, dict[str, Any]]:
     """The choice and the lesson with mixtures where they help, and what they gave, ready for JSON."""
     began = time.perf_counter()
-    mixed = choice.entry.method.examine(exam_with_mixtures(exam, place.seed), place)
+    more, method = exam_with_mixtures(exam, place.seed), choice.entry.method
+    if reason := too_dear(method, more, more.lesson, place):
+        return choice, lesson, {"kept": False, "reason": f"mixtures of two images were not tried: {reason}"}
+    mixed = method.examine(more, place)
     kept = gains(choice.attempt, mixed, exam.truth)
     before, after = choice.attempt.chosen, mixed.chosen
     facts = {
         "kept": kept,
+        "reason": f"mixtures of two images gave {differs(after, before)}: "
+        + ("kept" if kept else "not kept, for that is no gain beyond chance"),
         "accuracy_gain": after.accuracy - before.accuracy,
         "nll_gain": before.calibration.nll_after - after.calibration.nll_after,
         "seconds": round(time.perf_counter() - began, 4),

@@ -22,9 +22,9 @@ from tlserve.training.search import (
     best_step,
     climb,
     geometric,
-    in_asked_order,
     loss_after,
     loss_before,
+    room_for_scores,
 )
 
 _EVALUATIONS = 150
@@ -97,7 +97,7 @@ class LinearMethod:
 
     def _trial(self, penalty_c: float, parameters: Float64, exam: Exam) -> Trial:
         rows, single = exam.lesson.rows, parameters.astype(np.float32)
-        logits = in_asked_order(len(exam.asked), exam.lesson.n_classes)
+        logits = room_for_scores(len(exam.asked), exam.lesson.n_classes)
         for fold in range(exam.n_fits):
             at = exam.asked_in(fold)
             logits[at] = scores(single[fold : fold + 1], rows[exam.asked[at]])[0].T

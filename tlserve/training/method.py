@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from tlserve.core.head import Dense, Head, Layer, Link
 from tlserve.core.plan import HeadKind
 from tlserve.training.arrays import Float64
-from tlserve.training.engine import Device, Engine
+from tlserve.training.engine import Engine
 from tlserve.training.lesson import Exam, Lesson
 from tlserve.training.linear import TrainingCancelled
 from tlserve.training.scaling import Scaling
@@ -27,7 +27,6 @@ class Workplace:
     """What a method works with."""
 
     engine: Engine
-    device: Device = "cpu"
     seed: int = 0
     tell: Callable[[], None] = lambda: None
     """Called after each trial."""

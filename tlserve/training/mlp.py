@@ -13,7 +13,7 @@ from tlserve.core.plan import HeadKind
 from tlserve.training.lesson import Exam, Lesson
 from tlserve.training.method import LastFit, Older, Workplace
 from tlserve.training.scaling import Scaling
-from tlserve.training.search import Attempt, Trial, in_asked_order, loss_after
+from tlserve.training.search import Attempt, Trial, loss_after, room_for_scores
 
 HIDDEN = 512
 MOST_EPOCHS = 60
@@ -47,7 +47,7 @@ class MlpMethod:
         with Networks(exam.lesson, exam.row_weights(), HIDDEN, place) as networks:
             for epoch in range(1, MOST_EPOCHS + 1):
                 networks.learn()
-                logits = in_asked_order(len(exam.asked), exam.lesson.n_classes)
+                logits = room_for_scores(len(exam.asked), exam.lesson.n_classes)
                 for fold, at in enumerate(asked):
                     logits[at] = networks.scores(fold, exam.asked[at])
                 tried.append(Trial.of(float(epoch), logits, exam.truth, link="softmax", usual=1.0))

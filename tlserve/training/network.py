@@ -31,7 +31,7 @@ class Networks:
     """
 
     def __init__(self, lesson: Lesson, row_weights: Float32, n_hidden: int, place: Workplace) -> None:
-        self._place, self._device = place, torch.device(place.device)
+        self._place, self._device = place, torch.device(place.engine.device)
         self._threads_before = torch.get_num_threads()
         # Drawn on the CPU: the same numbers on any device.
         self._random = torch.Generator().manual_seed(place.seed)

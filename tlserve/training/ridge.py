@@ -13,12 +13,12 @@ import numpy as np
 
 from tlserve.core.head import Dense, Layer, Projection, projection_matrix
 from tlserve.core.plan import HeadKind
-from tlserve.training.arrays import Float32, Float64
+from tlserve.training.arrays import Float32, Float64, Ints
 from tlserve.training.engine import Engine
 from tlserve.training.lesson import Exam, Lesson
 from tlserve.training.method import LastFit, Older, Workplace, blas_threads
 from tlserve.training.scaling import Scaling
-from tlserve.training.search import Attempt, Trial, best_step, climb, geometric, in_asked_order, loss_after
+from tlserve.training.search import Attempt, Trial, best_step, climb, geometric, loss_after, room_for_scores
 
 GRID = geometric(0.01, 9)
 """The penalty over the total variance of the columns: the noise of a score over its variance."""
@@ -28,6 +28,7 @@ USUAL_TEMPERATURE = 0.15
 PROJECTION_SEED = 20_260_917
 """One for all models, so that a process keeps one matrix."""
 PROJECTION_WIDTH = 4_096
+ROWS_AT_ONCE = 32_768
 _TINY = 1e-6
 _USUAL_TRIALS = 4
 
@@ -114,11 +115,12 @@ def fit_ridge(lesson: Lesson, alpha: float, engine: Engine) -> Float64:
 
     The bias, in the last column, is free. alpha > 0, as scikit-learn's Ridge has it.
     """
-    rows, indicators = lesson.rows, np.eye(lesson.n_classes)[lesson.targets]
+    rows = lesson.rows
     if rows.shape[1] < len(rows):
-        gram, cross = _products(rows, indicators, lesson.weights, engine)
+        gram, cross = _products(lesson, np.arange(len(rows)), engine)
         return engine.solve(_penalised(gram, alpha), cross).T
     kernel = engine.times(rows, np.ascontiguousarray(rows.T)).astype(np.float64)
+    indicators = np.eye(lesson.n_classes)[lesson.targets]
     duals, bias = _duals(kernel, indicators, lesson.weights, alpha, engine)
     weight = engine.times(np.ascontiguousarray(rows.T), duals.astype(np.float32)).astype(np.float64)
     return np.concatenate([weight, bias[None]]).T
@@ -138,27 +140,24 @@ class _ByColumns:
 
     def __init__(self, exam: Exam, place: Workplace) -> None:
         self._exam, self._place = exam, place
-        lesson, indicators = exam.lesson, np.eye(exam.lesson.n_classes)
-        self._own: list[tuple[Float32, Float64]] = []
+        lesson = exam.lesson
+        self._own: dict[int, tuple[Float32, Float64]] = {}
         width = lesson.rows.shape[1] + 1
         self._gram, self._cross = np.zeros((width, width)), np.zeros((width, lesson.n_classes))
         for fold in np.unique(exam.fold_of):
             place.check()
             at = np.flatnonzero(exam.fold_of == fold)
-            gram, cross = _products(
-                lesson.rows[at], indicators[lesson.targets[at]], lesson.weights[at], place.engine
-            )
+            gram, cross = _products(lesson, at, place.engine)
             self._gram += gram
             self._cross += cross
             if fold < exam.n_fits:
-                self._own.append((gram.astype(np.float32), cross))
+                self._own[int(fold)] = gram.astype(np.float32), cross
 
     def logits(self, alpha: float) -> Float32:
         exam = self._exam
-        found = in_asked_order(len(exam.asked), exam.lesson.n_classes)
-        for fold in range(exam.n_fits):
+        found = room_for_scores(len(exam.asked), exam.lesson.n_classes)
+        for fold, (gram, cross) in self._own.items():
             self._place.check()
-            gram, cross = self._own[fold]
             parameters = self._place.engine.solve(_penalised(self._gram - gram, alpha), self._cross - cross)
             at = exam.asked_in(fold)
             rows = exam.lesson.rows[exam.asked[at]]
@@ -177,8 +176,8 @@ class _ByRows:
 
     def logits(self, alpha: float) -> Float32:
         exam, lesson = self._exam, self._exam.lesson
-        found = in_asked_order(len(exam.asked), lesson.n_classes)
-        for fold in range(exam.n_fits):
+        found = room_for_scores(len(exam.asked), lesson.n_classes)
+        for fold in np.unique(exam.fold_of[exam.asked]):
             self._place.check()
             seen = np.flatnonzero(exam.fold_of != fold)
             kernel = self._kernel[np.ix_(seen, seen)].astype(np.float64)
@@ -190,13 +189,19 @@ class _ByRows:
         return found
 
 
-def _products(
-    rows: Float32, indicators: Float64, weights: Float32, engine: Engine
-) -> tuple[Float64, Float64]:
-    """Weighted products of the columns and a last one of ones: with each other, and with the indicators."""
-    bordered = np.concatenate([rows, np.ones((len(rows), 1), np.float32)], axis=1)
-    weighted = (indicators * weights[:, None]).astype(np.float32)
-    return engine.gram(bordered, weights), (bordered.T @ weighted).astype(np.float64)
+def _products(lesson: Lesson, at: Ints, engine: Engine) -> tuple[Float64, Float64]:
+    """Weighted products of the columns and a last one of ones, over some rows: with each other, and with the
+    indicators of classes."""
+    width = lesson.rows.shape[1] + 1
+    gram, cross = np.zeros((width, width)), np.zeros((width, lesson.n_classes))
+    for begin in range(0, len(at), ROWS_AT_ONCE):
+        block = at[begin : begin + ROWS_AT_ONCE]
+        bordered = np.concatenate([lesson.rows[block], np.ones((len(block), 1), np.float32)], axis=1)
+        indicators = np.zeros((len(block), lesson.n_classes), np.float32)
+        indicators[np.arange(len(block)), lesson.targets[block]] = lesson.weights[block]
+        gram += engine.gram(bordered, lesson.weights[block])
+        cross += bordered.T @ indicators
+    return gram, cross
 
 
 def _penalised(gram: Float64, alpha: float) -> Float64:

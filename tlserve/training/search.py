@@ -112,6 +112,6 @@ def geometric(first: float, n_steps: int) -> tuple[float, ...]:
     return tuple(float(first * 10 ** (step / 2)) for step in range(n_steps))
 
 
-def in_asked_order(n_asked: int, n_classes: int) -> Float32:
+def room_for_scores(n_asked: int, n_classes: int) -> Float32:
     """Room for the scores of the images that are asked about."""
     return np.zeros((n_asked, n_classes), dtype=np.float32)

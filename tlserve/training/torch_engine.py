@@ -22,6 +22,7 @@ class TorchEngine:
     speed = 50.0
 
     def __init__(self, device: str) -> None:
+        self.device = device
         self._device = torch.device(device)
         # The array is kept beside its copy: its id would be given to another one otherwise.
         self._placed: dict[int, tuple[npt.NDArray[np.generic], torch.Tensor]] = {}

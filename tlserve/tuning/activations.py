@@ -15,20 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
+import onnxruntime
 import torch
 from torch import Tensor
 
 from tlserve.core.types import Pixels
 from tlserve.tuning.cut import Cut
+from tlserve.tuning.frozen import FrozenPart
 from tlserve.tuning.pictures import Ints, Pictures, normalised
-from tlserve.tuning.slots import SlotFile
+from tlserve.tuning.slots import Records, SlotFile
 
 BLOCK = 64
 """Slots that go through the frozen part, and to disk, at a time."""
 FREE_SHARE = 0.5
 """Of the disk's free space, what the cache takes at most."""
-_HALF_MAX = float(np.finfo(np.float16).max)
 _GB = 10**9
 SlotsDone = Callable[[int, int], None]
 
@@ -87,6 +87,7 @@ class Activations:
         device: torch.device,
     ) -> None:
         self._cut, self._pictures, self._device = cut, pictures, device
+        self._frozen = None if cut.frozen is None else FrozenPart(cut)
         self.budget = plan_cache(cut, len(pictures) * len(pictures.views), budget_gb, folder)
         self._slots = SlotFile(
             folder / "activations.slots",
@@ -126,39 +127,30 @@ class Activations:
     def close(self) -> None:
         self._slots.close()
 
-    def _worked_out(self, slots: Ints) -> npt.NDArray[np.float16] | npt.NDArray[np.uint8]:
+    def _worked_out(self, slots: Ints) -> Records:
         """The records of these slots, from the image files."""
         views, images = np.divmod(slots, len(self._pictures))
         pixels = self._pictures.pixels(images, views)
-        if self._cut.frozen is None:
+        if self._frozen is None:
             return pixels.reshape(len(pixels), -1)
-        return frozen_records(self._cut, self._normalised(pixels))
+        return self._frozen.records(self._normalised(pixels))
 
     def _normalised(self, pixels: Pixels) -> Tensor:
         return normalised(pixels, self._pictures.spec, self._device)
 
-    def _tensors(self, records: npt.NDArray[np.float16] | npt.NDArray[np.uint8]) -> tuple[Tensor, ...]:
+    def _tensors(self, records: Records) -> tuple[Tensor, ...]:
         if self._cut.frozen is None:
             spec = self._pictures.spec
             return (self._normalised(records.reshape(-1, spec.height, spec.width, 3)),)
         return as_tensors(records, self._cut.shapes, self._device)
 
 
-def frozen_records(cut: Cut, pictures: Tensor) -> npt.NDArray[np.float16]:
-    """The activations of normalised pictures below the cut, side by side: (n, n_numbers) float16."""
-    assert cut.frozen is not None
-    with torch.inference_mode():
-        activations = cut.frozen(pictures)
-        flat = [activation.clamp(-_HALF_MAX, _HALF_MAX).half().flatten(1) for activation in activations]
-        return np.asarray(torch.cat(flat, dim=1).cpu().numpy())
-
-
 def as_tensors(
-    records: npt.NDArray[np.float16], shapes: tuple[tuple[int, ...], ...], device: torch.device
+    records: Records, shapes: tuple[tuple[int, ...], ...], device: torch.device
 ) -> tuple[Tensor, ...]:
-    """The inverse of `frozen_records`, float32; maps with the channels side by side in memory."""
+    """The inverse of `FrozenPart.records`, float32; maps with the channels side by side in memory."""
     together = torch.from_numpy(records).to(device)
-    parts = together.split([torch.Size(shape).numel() for shape in shapes], dim=1)
+    parts = torch.split(together, [torch.Size(shape).numel() for shape in shapes], dim=1)
     tensors = []
     for part, shape in zip(parts, shapes, strict=True):
         tensor = part.reshape(-1, *shape).float()
@@ -178,5 +170,6 @@ def _key(cut: Cut, pictures: Pictures, weights: str) -> str:
         "augmentation": pictures.augmentation.digest,
         "block": BLOCK,
         "torch": torch.__version__,
+        "onnxruntime": onnxruntime.__version__,
     }
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()

@@ -57,13 +57,13 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
         raise StoreUnavailable(f"cannot write the checkpoint {folder / FILE}: {exc}") from exc
 
 
-def load(folder: Path, key: str, device: torch.device) -> tuple[Checkpoint | None, str]:
-    """The checkpoint of `folder` under this key, else None; and, where one is of no use, why."""
+def load(folder: Path, key: str) -> tuple[Checkpoint | None, str]:
+    """The checkpoint of `folder` under this key, on the CPU, else None; and, where one is of no use, why."""
     path = folder / FILE
     if not path.exists():
         return None, ""
     try:
-        told = torch.load(path, map_location=device, weights_only=True)
+        told = torch.load(path, map_location="cpu", weights_only=True)
         history = tuple(EpochResult(**result) for result in told.pop("history"))
         found = Checkpoint(**told, history=history)
     except Exception as exc:  # on damaged bytes, torch's reader raises whatever it trips over

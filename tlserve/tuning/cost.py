@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tlserve.core.augmentation import policy
 from tlserve.core.tuning import TuneOptions
 from tlserve.plugin_api import ImageSpec, TrainableModule
-from tlserve.tuning.activations import BLOCK, as_tensors, frozen_records, plan_cache
+from tlserve.tuning.activations import BLOCK, as_tensors, plan_cache
 from tlserve.tuning.cut import Cut
+from tlserve.tuning.frozen import FrozenPart
 from tlserve.tuning.layer import HeadLayer
 from tlserve.tuning.learner import Learner
 from tlserve.tuning.pictures import normalised
@@ -68,8 +70,9 @@ def estimate(
     if found.frozen is None:
         given: tuple[Tensor, ...] = (pictures[: options.batch_size],)
     else:
-        frozen_seconds = _seconds(lambda: frozen_records(found, pictures), device) / BLOCK
-        given = as_tensors(frozen_records(found, pictures)[: options.batch_size], found.shapes, device)
+        frozen = FrozenPart(found)
+        frozen_seconds = _seconds(lambda: frozen.records(pictures), device) / BLOCK
+        given = as_tensors(frozen.records(pictures)[: options.batch_size], found.shapes, device)
     learner = _learner(found, trainable.module, given, options=options, n_classes=n_classes, device=device)
     targets = torch.zeros(len(given[0]), dtype=torch.int64, device=device)
     learner.train(True)
@@ -77,7 +80,8 @@ def estimate(
     look_seconds = _seconds(lambda: learner.scores_now(given), device) / len(given[0])
     n_validation = max(1, int(validation_share * n_images))
     n_training = n_images - n_validation
-    budget = plan_cache(found, n_images * (1 + options.views), options.activation_cache_gb, folder)
+    n_views = 1 + len(policy(options.augment).indices(options.views))
+    budget = plan_cache(found, n_images * n_views, options.activation_cache_gb, folder)
     fresh = frozen_seconds + _DECODE_SECONDS / threads
     learning = n_training * step_seconds + n_validation * look_seconds
     epoch = learning + n_images * fresh * (1 - budget.share)

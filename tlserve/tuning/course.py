@@ -34,10 +34,9 @@ class Course:
         folder: Path,
         *,
         key: str,
-        device: torch.device,
     ) -> None:
         self._learner, self._batches, self._lesson = learner, batches, lesson
-        self._options, self._folder, self._key, self._device = options, folder, key, device
+        self._options, self._folder, self._key = options, folder, key
         self._tell: OnProgress = lambda _: None
         self._cancelled: Callable[[], bool] = lambda: False
         self.history: list[EpochResult] = []
@@ -74,10 +73,14 @@ class Course:
         save(self._checkpoint(), self._folder)
 
     def _features(self, images: Ints) -> tuple[Tensor, Tensor]:
-        features, targets = [], []
+        features, targets, told = [], list[Tensor](), time.perf_counter()
         for activations, of_batch in self._batches.plain(images):
             if self._cancelled():
                 raise TuningCancelled
+            if (now := time.perf_counter()) - told >= _TELL_SECONDS:
+                told, done = now, sum(map(len, targets))
+                stage, epochs = TuneStage.TRAINING, self._options.epochs
+                self._tell(TuneProgress(stage, done=done, total=len(images), epoch=0, of=epochs))
             features.append(self._learner.features_now(activations))
             targets.append(of_batch)
         return torch.cat(features), torch.cat(targets)
@@ -144,7 +147,7 @@ class Course:
         )
 
     def _resume(self) -> str:
-        found, note = load(self._folder, self._key, self._device)
+        found, note = load(self._folder, self._key)
         if found is None:
             return note
         self._learner.resume(found.learnt, found.optimiser, found.scaler)

@@ -148,11 +148,25 @@ def _exported(module: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
 
 
 def _rewrites_what_others_read(node: fx.Node) -> bool:
-    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+    """Whether the order of the nodes matters beyond what they read of each other."""
+    schema = _schema(node)
+    if schema is None or not schema.is_mutable:
         return False
-    if not node.target._schema.is_mutable:
-        return False
-    return any(len(source.users) > 1 or source.op == "placeholder" for source in node.all_input_nodes[:1])
+    if not node.users:
+        return True
+    source: fx.Node | None = node.all_input_nodes[0]
+    while source is not None:
+        if len(source.users) > 1 or source.op == "placeholder":
+            return True
+        of_source = _schema(source)
+        is_view = of_source is not None and any(given.alias_info for given in of_source.returns)
+        source = source.all_input_nodes[0] if is_view else None
+    return False
+
+
+def _schema(node: fx.Node) -> torch.FunctionSchema | None:
+    is_operator = node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload)
+    return node.target._schema if is_operator else None  # type: ignore[union-attr]
 
 
 def _cut_graph(program: ExportedProgram, learning: tuple[tuple[nn.Parameter, ...], ...]) -> Cut:
@@ -208,8 +222,8 @@ def _with_descendants(nodes: Iterable[fx.Node]) -> set[fx.Node]:
 def _boundary(features: fx.Node, learns: set[fx.Node], picture: fx.Node) -> list[fx.Node]:
     """The frozen activations that the tuned part reads, in the order in which they come to be.
 
-    The number of pictures, and what no picture has a part in, are not among them: the tuned part works
-    them out for itself.
+    Numbers of pictures, masks and whatever else does not have one row for each picture are not among them:
+    the tuned part works them out for itself.
     """
     of_pictures = _with_descendants([picture])
     n_pictures = str(picture.meta["val"].shape[0])
@@ -221,19 +235,19 @@ def _boundary(features: fx.Node, learns: set[fx.Node], picture: fx.Node) -> list
         if node in seen or node not in of_pictures or _is_batch_size(node):
             continue
         seen.add(node)
-        if node in learns or not isinstance(node.meta.get("val"), Tensor):
-            waiting.extend(node.all_input_nodes)
-        elif str(torch.Size(node.meta["val"].shape[:1])) == f"torch.Size([{n_pictures}])":
+        value = node.meta.get("val")
+        has_rows = isinstance(value, Tensor) and [str(side) for side in value.shape[:1]] == [n_pictures]
+        if has_rows and node not in learns:
             found.add(node)
         else:
-            raise CannotCut(f"{node.name}, below the cut, does not have one row for each picture")
+            waiting.extend(node.all_input_nodes)
     if not found:
         raise CannotCut("nothing below the cut depends on the picture")
     return [node for node in picture.graph.nodes if node in found]
 
 
 def _is_batch_size(node: fx.Node) -> bool:
-    return node.target is torch.ops.aten.sym_size.int and node.args[1] == 0
+    return node.target is torch.ops.aten.sym_size.int and bool(node.args[1] == 0)
 
 
 def _part(

@@ -56,8 +56,8 @@ def _fit(
         solver.zero_grad()
         scores = torch.nn.functional.linear(standardised, head.weight, head.bias)
         loss = cross_entropy(scores, targets, class_weights) + strength * head.weight.square().sum()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    solver.step(evaluate)
+    solver.step(evaluate)  # type: ignore[no-untyped-call]
     head.zero_grad(set_to_none=True)

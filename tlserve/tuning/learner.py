@@ -44,13 +44,12 @@ class Learner:
         self._rates = [group["lr"] for group in groups]
         self._parameters = [parameter for group in groups for parameter in group["params"]]
         self._optimiser = torch.optim.AdamW(groups)
-        half = torch.bfloat16 if device.type != "cuda" or torch.cuda.is_bf16_supported() else torch.float16
-        self._autocast = {"device_type": device.type, "dtype": half, "enabled": device.type == "cuda"}
-        self._scaler = torch.amp.GradScaler(device.type, enabled=half is torch.float16)
+        self._half = half_precision(device)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=self._half is torch.float16)
 
     def scores(self, activations: tuple[Tensor, ...]) -> Tensor:
         """Class scores, (n, n_classes) float32."""
-        with torch.autocast(**self._autocast):
+        with self._mixed():
             features = self.cut.tuned(*activations)
         scores: Tensor = self.head(features.float())
         return scores
@@ -61,7 +60,7 @@ class Learner:
             return self.scores(activations)
 
     def features_now(self, activations: tuple[Tensor, ...]) -> Tensor:
-        with torch.no_grad(), torch.autocast(**self._autocast):
+        with torch.no_grad(), self._mixed():
             features: Tensor = self.cut.tuned(*activations)
         return features.float()
 
@@ -78,6 +77,10 @@ class Learner:
         self._scaler.step(self._optimiser)
         self._scaler.update()
         return float(loss.detach())
+
+    def _mixed(self) -> torch.autocast:
+        """Mixed precision, where the device gains by it."""
+        return torch.autocast(self._device.type, self._half, enabled=self._half is not None)
 
     def train(self, on: bool) -> None:
         """Only a network that learns from random weights knows a training mode: others keep what their
@@ -113,10 +116,19 @@ class Learner:
 
     def _backbone_state(self) -> dict[str, Tensor]:
         learning = {id(parameter) for block in self.cut.learning for parameter in block}
-        state = {name: p for name, p in self.module.named_parameters() if id(p) in learning}
+        state: dict[str, Tensor] = {
+            name: p for name, p in self.module.named_parameters() if id(p) in learning
+        }
         if self._options.scratch:
-            state |= dict(self.module.named_buffers())
+            state.update(self.module.named_buffers())
         return state
+
+
+def half_precision(device: torch.device) -> torch.dtype | None:
+    """bfloat16 on a GPU that has it, else float16 with scaled gradients; None on a processor."""
+    if device.type != "cuda":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
 def backbone_rate(options: TuneOptions, depth: int) -> float:

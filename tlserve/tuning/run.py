@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from tlserve.core.errors import BackboneProblem, StoreUnavailable, TooFewClasses
@@ -149,9 +150,10 @@ def lesson_of(
     return Lesson(pictures, targets, validation, len(labels), _class_weights(targets))
 
 
-def _class_weights(targets: Ints) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+def _class_weights(targets: Ints) -> npt.NDArray[np.float32]:
     counts = np.bincount(targets)
-    return np.clip(counts.max() / np.maximum(counts, 1) / EVEN, 1, HEAVIEST).astype(np.float32)
+    weights = np.clip(counts.max() / np.maximum(counts, 1) / EVEN, 1, HEAVIEST)
+    return np.asarray(weights, dtype=np.float32)
 
 
 def _module(backbone: TrainableBackbone) -> TrainableModule:

@@ -92,7 +92,7 @@ def tune(
         batches = Batches(lesson, activations, options, device)
         learner = _learner(found, trainable, batches, lesson, options=options, device=device)
         key = _key(weights, lesson, options, device)
-        course = Course(learner, batches, lesson, options, folder, key=key, device=device)
+        course = Course(learner, batches, lesson, options, folder, key=key)
         notes = [
             course.run(tell, stop),
             _why_whole(found, options),

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import shlex
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -96,14 +96,16 @@ def waiting_words(name: str, *, measure: bool, machine: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def said_if_slow(lines: Sequence[str], seconds: float) -> Iterator[None]:
+def said_if_slow(
+    lines: Sequence[str], seconds: float, *, speak: Callable[[str], None] = say
+) -> Iterator[None]:
     """Say the lines to the person when what is done meanwhile takes longer than this."""
 
-    def speak() -> None:
+    def speak_all() -> None:
         for line in lines:
-            say(line)
+            speak(line)
 
-    timer = threading.Timer(seconds, speak)
+    timer = threading.Timer(seconds, speak_all)
     timer.start()
     try:
         yield

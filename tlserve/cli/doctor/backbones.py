@@ -1,7 +1,8 @@
 """Checks of the backbones: what the plugins offer, and whether those that are wanted can be loaded.
 
-A backbone is wanted by the daemon's settings or by a model.toml. Whether its weights are there, only
-loading it tells; that happens in a process of its own, since a plugin that breaks must not break the doctor.
+A backbone is wanted by the daemon's settings, by a model.toml, or since a person adopted it. Whether its
+weights are there, only loading it tells; that happens in a process of its own, since a plugin that breaks
+must not break the doctor.
 """
 
 from __future__ import annotations
@@ -9,10 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tlserve.cli.doctor.check import Check, fail, ok, warn
-from tlserve.core.errors import SettingsError
+from tlserve.core.errors import SettingsError, TlserveError
 from tlserve.settings import Settings, load_model_file
+
+if TYPE_CHECKING:
+    from tlserve.release import VersionStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +25,9 @@ class Wanted:
     """Which backbones are wanted, by whom, and which model.toml files do not say."""
 
     by: dict[str, list[str]]
-    """Backbone -> who wants it; "" is the daemon's settings, anything else the path of a model.toml."""
+    """Backbone -> who wants it: "" (the daemon's settings), the path of a model.toml, or the command that
+    adopted it.
+    """
     broken: dict[str, str] = field(default_factory=dict)
     """Model -> what is wrong with its model.toml."""
 
@@ -53,12 +60,15 @@ def check_backbones(settings: Settings) -> Iterator[Check]:
 
 
 def wanted_backbones(settings: Settings) -> Wanted:
-    """The daemon's default, and what the model.toml files under the watch root name."""
+    """The daemon's default, what the model.toml files under the watch root name, and what was adopted."""
     from tlserve.ingest import model_folders
+    from tlserve.release import VersionStore
+    from tlserve.release.layout import StateLayout
 
     wanted = Wanted({settings.backbone: [""]})
     if not settings.watch.is_dir():
         return wanted
+    versions = VersionStore(StateLayout(settings.state).models)
     models, _ = model_folders(settings.watch, follow_symlinks=settings.follow_symlinks)
     for model in models:
         try:
@@ -66,9 +76,20 @@ def wanted_backbones(settings: Settings) -> Wanted:
         except SettingsError as exc:
             wanted.broken[model] = str(exc)
             continue
-        if backbone is not None:
+        adopted = _adopted(versions, model)
+        if adopted is not None:
+            wanted.by.setdefault(adopted, []).append(f"tlserve adopt {model}")
+        elif backbone is not None:
             wanted.by.setdefault(backbone, []).append(str(Path(settings.watch) / model / "model.toml"))
     return wanted
+
+
+def _adopted(versions: VersionStore, model: str) -> str | None:
+    """What a person adopted for the model; a damaged LIVE says nothing here: the daemon tells of it."""
+    try:
+        return versions.live(model).backbone
+    except TlserveError:
+        return None
 
 
 def _in_words(wanters: list[str]) -> str:

@@ -1,0 +1,112 @@
+"""From the wish to fine-tune to a version on a build of its own: ordered, done, learnt on, kept to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.flow.daemon_process import draw_shapes
+from tests.pipeline.stage import RECIPE, Stage
+from tlserve.core.plan import Depth, HeadKind, Strategy, TuneWish, Wish
+from tlserve.core.tuning import TuneOptions
+from tlserve.pipeline.options import TrainerOptions
+from tlserve.pipeline.ordering import TuneOrder, TuneResult, read_order, write_result
+from tlserve.pipeline.tuner import TuningUseless, carry_out, still_there
+from tlserve.plugin_host import make_build
+
+TUNING = replace(
+    RECIPE,
+    wish=Wish(
+        head=HeadKind.SOFTMAX,
+        strategy=Strategy.FINETUNE,
+        augment=("none",),
+        mixup=False,
+        tune=TuneWish(unfreeze=1, epochs=1),
+    ),
+)
+
+
+@pytest.fixture
+def ordered(stage: Stage) -> TuneOrder:
+    """The order that a study left; version 1 is live."""
+    stage.go_live(stage.run(TUNING).version)
+    assert stage.run(TUNING, depth=Depth.FULL).tune
+    order = read_order(stage.layout, "shapes")
+    assert order is not None
+    return order
+
+
+def tuned_build(stage: Stage, order: TuneOrder) -> str:
+    """One epoch, whatever it brings: what is tested is the way of a tuned build, not its worth."""
+    from tlserve.tuning import TuningImage, fine_tune
+
+    folder = Path(order.folder)
+    done = fine_tune(
+        stage.shop.plugins.load("nano"),
+        [TuningImage(one.digest, folder / one.path, one.label, one.group) for one in order.images],
+        TuneOptions(unfreeze=1, epochs=1, views=0),
+        stage.layout.tuning("shapes") / "work",
+    )
+    build = make_build(done.backbone, "nano", stage.layout.backbones, stage.shop.device).name
+    write_result(stage.layout, "shapes", TuneResult(build, {"reason": done.report.reason}))
+    return build
+
+
+def test_an_order_names_training_images_only(stage: Stage, ordered: TuneOrder) -> None:
+    assert len(ordered.images) == stage.report(1)["images"]["train"]
+    assert ordered.parent == stage.manifest(1).build
+    assert still_there(ordered) == list(ordered.images)
+
+
+def test_a_version_on_a_tuned_build_goes_live_and_later_drops_keep_to_it(
+    stage: Stage, ordered: TuneOrder
+) -> None:
+    build = tuned_build(stage, ordered)
+    done = stage.run(TUNING, depth=Depth.ROWS, tuned=build)
+    assert (done.outcome, done.promote) == ("published", True)
+    assert done.version is not None
+    manifest = stage.manifest(done.version)
+    assert (manifest.build, manifest.tuned_from) == (build, ordered.parent)
+    assert manifest.plan is not None
+    assert manifest.plan.strategy is Strategy.FINETUNE
+    assert stage.report(done.version)["tuning"]["reason"]
+    assert read_order(stage.layout, "shapes") is None
+    stage.go_live(done.version)
+    assert stage.run(TUNING).outcome == "unchanged"
+    draw_shapes(stage.folder / "disc", "disc", 3, seed=7)
+    later = stage.run(TUNING)
+    assert later.version is not None
+    assert stage.manifest(later.version).build == build
+    # Who rules fine-tuning out gets the backbone as its plugin made it.
+    plain = stage.run(replace(TUNING, wish=replace(TUNING.wish, strategy=Strategy.HEAD)))
+    assert plain.version is not None
+    assert stage.manifest(plain.version).tuned_from is None
+
+
+def test_a_tuned_build_of_another_wish_is_not_used(stage: Stage, ordered: TuneOrder) -> None:
+    build = tuned_build(stage, ordered)
+    other = replace(TUNING, wish=replace(TUNING.wish, strategy=Strategy.HEAD))
+    done = stage.run(other, depth=Depth.ROWS, tuned=build)
+    assert (done.outcome, "settings changed" in done.reason) == ("unchanged", True)
+    assert read_order(stage.layout, "shapes") is None
+
+
+def test_a_tuned_build_that_no_version_names_is_removed(stage: Stage, ordered: TuneOrder) -> None:
+    build = tuned_build(stage, ordered)
+    stage.shop.remove_unused_builds()
+    assert (stage.layout.backbones / build).is_dir(), "its pass has yet to come"
+    stage.run(
+        replace(TUNING, wish=replace(TUNING.wish, strategy=Strategy.HEAD)), depth=Depth.ROWS, tuned=build
+    )
+    stage.shop.remove_unused_builds()
+    assert not (stage.layout.backbones / build).exists()
+    assert (stage.layout.backbones / ordered.parent).is_dir()
+
+
+def test_a_fine_tuning_of_images_that_are_gone_is_given_up(stage: Stage, ordered: TuneOrder) -> None:
+    for path in sorted((stage.folder / "disc").iterdir())[:15]:
+        path.unlink()
+    with pytest.raises(TuningUseless, match="are still what they were"):
+        carry_out(ordered, stage.layout, TrainerOptions(stage.layout.root), print, lambda: False)
