@@ -83,10 +83,17 @@ def test_a_policy_may_be_named_in_a_variable(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    "text",
-    ['head = "forest"', 'augment = "wild"', 'augment = ["flip", "explode"]', "unfreeze = 0", "views = -1"],
+    ("name", "value"),
+    [
+        ("head", '"forest"'),
+        ("augment", '"wild"'),
+        ("augment", '["flip", "explode"]'),
+        ("unfreeze", "0"),
+        ("views", "-1"),
+        ("novelty_budget_kb", "1"),
+    ],
 )
-def test_a_wish_that_nothing_can_fulfil_is_named(tmp_path: Path, text: str) -> None:
-    write(tmp_path / "model.toml", text)
-    with pytest.raises(SettingsError, match=rf"model\.toml: {text.split()[0]}"):
+def test_a_wish_that_nothing_can_fulfil_is_named(tmp_path: Path, name: str, value: str) -> None:
+    write(tmp_path / "model.toml", f"{name} = {value}")
+    with pytest.raises(SettingsError, match=rf"model\.toml: {name}"):
         load_model_file(tmp_path)

@@ -114,7 +114,11 @@ def test_all_kinds_are_asked_about_the_same_images() -> None:
 
 @pytest.mark.parametrize(
     ("n", "n_features", "reason"),
-    [(60, 20, "left out: from 1,000 images on"), (1_200, 3_000, "left out: it takes 1.1 times")],
+    [
+        (60, 20, "left out: from 1,000 images on"),
+        (1_200, 3_000, "left out: it takes 1.1 times"),
+        (1_200, 30, "left out: without a GPU each drop would wait for it"),
+    ],
 )
 def test_what_is_not_worth_its_time_is_left_out_with_the_reason(n: int, n_features: int, reason: str) -> None:
     examples = Examples.of(*noise(n, n_features))

@@ -310,15 +310,15 @@ class _Pass:
         newest = self._newest(bench.spec.digest)
         if newest is None or not same_work(newest, snapshot, bench, self._job.recipe):
             return None
+        automatic = self._goes_live_by_itself(state)
         if newest.version in state.promoted:
-            if live is not None and live.manifest.build != newest.build and self._goes_live_by_itself(state):
+            if live is not None and live.manifest.build != newest.build and automatic:
                 # The backbone that the settings name is an earlier one again: back to it, if no worse.
                 return None
             return unchanged(f"nothing changed since version {newest.version}")
-        if newest.verdict == "hold":
-            return unchanged(f"version {newest.version} was held: {newest.reason}")
-        if not self._goes_live_by_itself(state):
-            return unchanged(waits(newest))
+        if newest.verdict == "hold" or not automatic:
+            held = f"version {newest.version} was held: {newest.reason}"
+            return unchanged(held if newest.verdict == "hold" else waits(newest))
         if newest.judged_against != state.live:
             # It waited while another version went live; its verdict is about a version that is gone.
             return None

@@ -1,8 +1,8 @@
 """The versions on disk: publish, load, list, retire; and LIVE, which says which one answers.
 
 ``models/<model>/<n>/`` appears whole or not at all; its head and manifest never change afterwards, and its
-report only becomes fuller. The trainer publishes, the daemon writes LIVE and retires; each cleans up only what its own crashes may have left. The daemon
-imports this module: no onnx, torch or scikit-learn here.
+report only becomes fuller. The trainer publishes, the daemon writes LIVE and retires; each cleans up only
+what its own crashes may have left. The daemon imports this module: no onnx, torch or scikit-learn here.
 """
 
 from __future__ import annotations

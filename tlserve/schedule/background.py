@@ -74,7 +74,7 @@ class Background(Generic[R]):
         return self._chores.popleft()
 
     def put_back(self, chore: Chore[R]) -> None:
-        """A chore that was set aside goes before the passes, unless a newer one of its name came meanwhile."""
+        """A chore that was set aside goes before the passes, unless a newer one of its name came."""
         if any(other.name == chore.name for other in self._chores):
             return
         errands = sum(other.request is None for other in self._chores)

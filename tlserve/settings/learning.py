@@ -29,24 +29,18 @@ HowFar = Strategy | Literal["auto"]
 class LearningDefaults(BaseModel):
     """What holds for every model that says nothing else."""
 
-    head: Head = Field(
-        default="auto", description="Which head: auto, softmax, ovr, svm, ridge, projection, mlp."
-    )
+    head: Head = Field(default="auto", description="Head: auto, softmax, ovr, svm, ridge, projection or mlp.")
     strategy: HowFar = Field(
         default="auto", description="How deep to learn: auto, head, taps, finetune, finetune_all, scratch."
     )
-    augment: Augment = Field(
-        default=("light",), description="Augmentation: a policy or a list of operations."
-    )
+    augment: Augment = Field(default=("light",), description="Augmented views: a policy or operations.")
     views: int = Field(default=2, ge=0, le=64, description="Augmented views of each training image.")
     mixup: bool = Field(default=True, description="Try mixtures of two images' features as examples.")
     large_images: int = Field(
         default=5_000, ge=1, description="From this many training images on, fine-tuning is considered."
     )
     novelty_budget_kb: int = Field(default=256, ge=16, description="Most kB of a head's novelty parameters.")
-    unfreeze: Unfreeze = Field(
-        default="auto", description="Last blocks that fine-tuning changes: k, all, auto."
-    )
+    unfreeze: Unfreeze = Field(default="auto", description="Blocks that fine-tuning changes: k, all, auto.")
     tune_epochs: int = Field(default=20, ge=1, description="Most epochs of a fine-tuning.")
     tune_minutes: float = Field(
         default=60.0, gt=0, description="strategy = auto begins no fine-tuning estimated to take longer."

@@ -64,7 +64,10 @@ def too_dear(method: Method, exam: Exam, lesson: Lesson, place: Workplace) -> st
 def _left_out(method: Method, exam: Exam, lesson: Lesson, place: Workplace) -> str:
     if len(exam.asked) < method.fewest_images:
         return f"from {method.fewest_images:,} images on it may be worth its time"
-    return too_dear(method, exam, lesson, place)
+    dear = too_dear(method, exam, lesson, place)
+    if not dear and not method.is_quick_on_cpu and place.engine.speed == 1:
+        return f'without a GPU each drop would wait for it; name it to have it: head = "{method.kind}"'
+    return dear
 
 
 def choose(entries: Sequence[Entry], truth: Ints) -> Choice:

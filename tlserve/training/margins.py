@@ -47,6 +47,7 @@ class LinearMethod:
     start: int
     """The step where the climb begins: one below the optimum of an ordinary set of photos."""
     fewest_images: int = 0
+    is_quick_on_cpu: bool = True
 
     @property
     def most_trials(self) -> int:

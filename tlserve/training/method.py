@@ -91,6 +91,10 @@ class Method(Protocol):
     def fewest_images(self) -> int:
         """From how many on it is worth comparing."""
 
+    @property
+    def is_quick_on_cpu(self) -> bool:
+        """Whether a drop, which is learnt with the head that was chosen, goes live soon without a GPU."""
+
     def flops(self, exam: Exam, lesson: Lesson) -> float:
         """What `examine` and `fit` cost about."""
 

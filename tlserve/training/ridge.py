@@ -41,6 +41,7 @@ class RidgeMethod:
     described: str
     width: int = 0
     fewest_images: int = 0
+    is_quick_on_cpu: bool = True
 
     @property
     def most_trials(self) -> int:
