@@ -18,6 +18,7 @@ from tlserve.settings import Settings, load_settings
 COMMANDS = [
     "serve",
     "train",
+    "views",
     "classify",
     "models",
     "versions",

@@ -21,11 +21,11 @@ ADDRESS_OPTION = typer.Option(
 JSON_OPTION = typer.Option("--json", help="Print JSON on stdout instead of a table.")
 
 LEARNING_HELP = {
-    "head": "Which head: auto, softmax, ovr, svm, ridge, projection, mlp.",
+    "head": "Head: auto, softmax, ovr, svm, ridge, projection or mlp.",
     "strategy": "How deep to learn: auto, head, taps, finetune, finetune_all, scratch.",
-    "augment": "Augmentation: a policy or a list of operations.",
+    "augment": "Augmented views: a policy or operations.",
     "views": "Augmented views of each training image.",
-    "unfreeze": "Last blocks that fine-tuning changes: k, all, auto.",
+    "unfreeze": "Blocks that fine-tuning changes: k, all, auto.",
 }
 """The settings' own descriptions, without the cost of importing them for a help text."""
 
