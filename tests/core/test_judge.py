@@ -39,7 +39,7 @@ def case(both: int = 0, won: int = 0, lost: int = 0, neither: int = 0) -> tuple[
         ({"both": 99, "lost": 1}, Policy(), "promote", "strong", "no more than chance"),
         ({"both": 99, "lost": 1}, Policy(max_drop=0.0), "hold", "strong", "a drop of more than 0 points"),
         ({"both": 98, "lost": 2}, Policy(), "hold", "strong", "a drop of more than 1 point cannot"),
-        ({"both": 256, "lost": 2}, Policy(), "promote", "strong", "no more than chance"),
+        ({"both": 256, "lost": 2}, Policy(), "promote", "strong", "no more than chance, and within the"),
         ({"both": 590, "lost": 15, "won": 10}, Policy(), "promote", "strong", "no more than chance"),
         ({"both": 590, "lost": 12, "won": 4}, Policy(), "hold", "strong", "a drop of more than 1 point"),
         ({"both": 2_000, "lost": 22, "won": 4}, Policy(), "hold", "strong", "a drop of more than 1 point"),
@@ -47,7 +47,7 @@ def case(both: int = 0, won: int = 0, lost: int = 0, neither: int = 0) -> tuple[
         ({"both": 9_990, "won": 4, "lost": 6}, Policy(), "promote", "strong", "within the accepted drop"),
         ({"both": 10_000, "lost": 300}, Policy(), "hold", "strong", "a drop of more than"),
         ({"both": 990, "lost": 10}, Policy(max_drop=0.0), "hold", "strong", "a drop of more than 0 points"),
-        ({"both": 29, "lost": 1}, Policy(), "promote", "strong", "no more than chance"),
+        ({"both": 29, "lost": 1}, Policy(), "promote", "strong", "no more than chance, and a single image"),
         ({"both": 28, "lost": 2}, Policy(), "hold", "strong", "a drop of more than"),
         # weak evidence
         ({"both": 28, "lost": 1}, Policy(), "promote", "weak", "too few images to call it worse"),

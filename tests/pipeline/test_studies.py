@@ -8,9 +8,16 @@ from pathlib import Path
 import pytest
 
 from tlserve.core.messages import Recipe
-from tlserve.core.plan import HeadKind, Wish
+from tlserve.core.plan import HeadKind, Strategy, TuneWish, Wish
 from tlserve.core.types import LabelledImage, Snapshot, Split
-from tlserve.pipeline.studies import Study, is_due, read_study, wish_digest, write_study
+from tlserve.pipeline.studies import (
+    Study,
+    is_due,
+    read_study,
+    tuning_digest,
+    wish_digest,
+    write_study,
+)
 
 RECIPE = Recipe("nano")
 BUILD = "a" * 64
@@ -53,6 +60,21 @@ def test_a_fine_tuning_is_begun_anew_when_the_images_are_half_as_many_again() ->
     assert is_due(DONE, 100, snapshot(150), RECIPE)
     assert is_due(DONE, 100, snapshot(100, "abc"), RECIPE)
     assert is_due(DONE, 100, snapshot(100), replace(RECIPE, wish=Wish(views=9)))
+
+
+def test_a_fine_tuned_model_is_tuned_anew_for_other_wishes_of_tuning_but_not_for_another_head() -> None:
+    done = replace(DONE, tuning=tuning_digest(RECIPE, Strategy.FINETUNE))
+    for wish, again in (
+        (Wish(head=HeadKind.SVM), False),
+        (Wish(mixup=False), False),
+        (Wish(tune=TuneWish(unfreeze=2)), True),
+        (Wish(augment=("heavy",)), True),
+    ):
+        other = replace(RECIPE, wish=wish)
+        tuned_as = tuning_digest(other, Strategy.FINETUNE)
+        assert is_due(done, 100, snapshot(100), other, tuned_as=tuned_as) is again, wish
+        assert is_due(done, 100, snapshot(100), other), "on the plain build it is still to come"
+    assert tuning_digest(RECIPE, Strategy.FINETUNE) != tuning_digest(RECIPE, Strategy.SCRATCH)
 
 
 def test_a_study_is_kept_on_disk_and_a_damaged_one_is_made_anew(tmp_path: Path) -> None:

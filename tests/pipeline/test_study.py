@@ -6,8 +6,11 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from tests.flow.daemon_process import draw_shapes
 from tests.pipeline.stage import RECIPE, Stage
+from tlserve.core.errors import StoreUnavailable
 from tlserve.core.messages import Recipe
 from tlserve.core.plan import Depth, HeadKind, Plan, Strategy, Wish
 
@@ -52,6 +55,31 @@ def test_a_study_that_is_set_aside_goes_on_where_it_was(stage: Stage) -> None:
     assert before < stage.passed() <= before + VIEWS * stage.report(1)["images"]["train"]
     stage.run(wishing(), depth=Depth.FULL)
     assert stage.passed() == before + VIEWS * stage.report(1)["images"]["train"]
+
+
+def test_a_study_that_could_not_be_published_is_made_again(stage: Stage) -> None:
+    stage.go_live(stage.run(wishing()).version)
+    # Where the next version would be made stands a file: as good as a disk that is full.
+    folder = stage.layout.models / "shapes"
+    other = wishing(head=HeadKind.RIDGE)
+    folder.rename(aside := folder.with_name("aside"))
+    folder.write_bytes(b"")
+    with pytest.raises(StoreUnavailable):
+        stage.run(other, depth=Depth.FULL)
+    folder.unlink()
+    aside.rename(folder)
+    assert stage.run(other).study
+
+
+def test_without_views_a_study_speaks_of_none(stage: Stage) -> None:
+    plain = replace(RECIPE, wish=Wish(views=0))
+    stage.go_live(stage.run(plain).version)
+    done = stage.run(plain, depth=Depth.FULL, force=True)
+    assert done.version is not None
+    report = stage.report(done.version)
+    assert "augmentation" not in report
+    assert report["training"]["mixup"]["reason"]
+    assert report["plan"]["augment"] == ["none"]
 
 
 def test_the_report_of_a_study_tells_what_was_compared(stage: Stage) -> None:

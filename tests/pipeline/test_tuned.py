@@ -9,10 +9,11 @@ import pytest
 
 from tests.flow.daemon_process import draw_shapes
 from tests.pipeline.stage import RECIPE, Stage
+from tlserve.core.lifecycle import Promotion
 from tlserve.core.plan import Depth, HeadKind, Strategy, TuneWish, Wish
 from tlserve.core.tuning import TuneOptions
 from tlserve.pipeline.options import TrainerOptions
-from tlserve.pipeline.ordering import TuneOrder, TuneResult, read_order, write_result
+from tlserve.pipeline.ordering import TuneOrder, TuneResult, read_order, read_result, write_result
 from tlserve.pipeline.tuner import TuningUseless, carry_out, still_there
 from tlserve.plugin_host import make_build
 
@@ -110,3 +111,43 @@ def test_a_fine_tuning_of_images_that_are_gone_is_given_up(stage: Stage, ordered
         path.unlink()
     with pytest.raises(TuningUseless, match="are still what they were"):
         carry_out(ordered, stage.layout, TrainerOptions(stage.layout.root), print, lambda: False)
+
+
+def test_another_head_is_learnt_on_the_tuned_build_and_nothing_is_tuned_anew(
+    stage: Stage, ordered: TuneOrder
+) -> None:
+    build = tuned_build(stage, ordered)
+    stage.go_live(stage.run(TUNING, depth=Depth.ROWS, tuned=build).version)
+    ridge = replace(TUNING, wish=replace(TUNING.wish, head=HeadKind.RIDGE))
+    done = stage.run(ridge)
+    assert done.version is not None
+    manifest = stage.manifest(done.version)
+    assert (manifest.build, manifest.tuned_from) == (build, ordered.parent)
+    assert manifest.plan is not None
+    assert (manifest.plan.head, manifest.plan.strategy) == (HeadKind.RIDGE, Strategy.FINETUNE)
+    stage.go_live(done.version)
+    assert not stage.run(ridge, depth=Depth.FULL).tune
+    assert stage.run(ridge).outcome == "unchanged"
+
+
+def test_a_tuned_build_waits_while_the_model_is_frozen_and_is_asked_for_afterwards(
+    stage: Stage, ordered: TuneOrder
+) -> None:
+    build = tuned_build(stage, ordered)
+    frozen = replace(TUNING, promotion=Promotion.FROZEN)
+    assert stage.run(frozen, depth=Depth.ROWS, tuned=build).outcome == "unchanged"
+    assert not stage.run(frozen).tune
+    assert stage.run(TUNING).tune
+    assert stage.run(TUNING, depth=Depth.ROWS, tuned=build).outcome == "published"
+    assert not stage.run(TUNING).tune
+
+
+def test_a_newer_order_outlives_the_pass_over_an_older_result(stage: Stage, ordered: TuneOrder) -> None:
+    write_result(stage.layout, "shapes", TuneResult("a" * 64, {"reason": "test"}))
+    draw_shapes(stage.folder / "disc", "disc", 50, seed=9)
+    assert stage.run(TUNING, depth=Depth.FULL).tune
+    assert stage.run(TUNING, depth=Depth.ROWS, tuned="a" * 64).outcome == "unchanged"
+    newer = read_order(stage.layout, "shapes")
+    assert newer is not None
+    assert newer.snapshot_id != ordered.snapshot_id
+    assert read_result(stage.layout, "shapes") is None

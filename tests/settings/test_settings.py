@@ -97,3 +97,24 @@ def test_a_wish_that_nothing_can_fulfil_is_named(tmp_path: Path, name: str, valu
     write(tmp_path / "model.toml", f"{name} = {value}")
     with pytest.raises(SettingsError, match=rf"model\.toml: {name}"):
         load_model_file(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('head = "forest"', "head: must be 'softmax', 'ovr', 'svm', 'ridge', 'projection', 'mlp' or 'auto'"),
+        ("unfreeze = 0", "unfreeze: must be at least 1, 'all' or 'auto' (got 0)"),
+        ('unfreeze = "most"', "unfreeze: must be a whole number, 'all' or 'auto' (got 'most')"),
+        ("tune_minutes = 0", "tune_minutes: must be above 0 (got 0)"),
+        ('study = "maybe"', "study: must be true or false (got 'maybe')"),
+        ("augment = 3", "augment: must be a list or text in quotes (got 3)"),
+        ('augment = ["rotate=900"]', "augment: the strength of 'rotate'"),
+        ("veiws = 2", "veiws: no such setting (got 2)"),
+    ],
+)
+def test_a_mistake_is_one_plain_line(tmp_path: Path, line: str, said: str) -> None:
+    write(tmp_path / "model.toml", line)
+    with pytest.raises(SettingsError) as caught:
+        load_model_file(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / 'model.toml'}: {said}")
+    assert "\n" not in str(caught.value) and ";" not in str(caught.value)

@@ -44,8 +44,11 @@ class Tunings:
         self._waiting: asyncio.Queue[str] = asyncio.Queue()
 
     def ordered(self, model: str) -> None:
-        """An order lies in the state directory."""
-        self._waiting.put_nowait(model)
+        """An order lies in the state directory, or a result that nobody learnt on yet."""
+        if (build := self._result(model)) is not None:
+            self._scheduler.learn_tuned(model, build)
+        else:
+            self._waiting.put_nowait(model)
 
     def resume(self) -> None:
         """Take up what an earlier life of the daemon left: orders, and results that nobody learnt on yet."""
@@ -53,9 +56,7 @@ class Tunings:
             for folder in sorted(self._layout.tunings.iterdir()):
                 if not self._keep(folder.name):
                     continue
-                if (build := self._result(folder.name)) is not None:
-                    self._scheduler.learn_tuned(folder.name, build)
-                elif self._layout.tuning_order(folder.name).is_file():
+                if self._layout.tuning_order(folder.name).is_file():
                     self.ordered(folder.name)
 
     async def run(self) -> None:
@@ -71,7 +72,7 @@ class Tunings:
 
     async def _tune(self, model: str) -> None:
         for pause in (*RETRY_SECONDS, None):
-            if not self._layout.tuning_order(model).is_file():
+            if not self._layout.tuning_order(model).is_file() or self._result(model) is not None:
                 return
             done = await carried_out(self._command, model, self._board)
             if done.build is not None:

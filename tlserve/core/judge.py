@@ -194,7 +194,9 @@ def rule(versus: Comparison | None, fallen: Sequence[ClassResult], policy: Polic
     elif versus.lower > -policy.max_drop:
         verdict, why = "promote", f"within the accepted drop of {accepted}"
     elif versus.is_slight(policy.max_drop) and versus.chance >= SIGNIFICANT:
-        verdict, why = "promote", f"no more than chance, and within the accepted drop of {accepted}"
+        within = versus.difference >= -policy.max_drop - 1e-12
+        loss = f"within the accepted drop of {accepted}" if within else "a single image"
+        verdict, why = "promote", f"no more than chance, and {loss}"
     else:
         verdict, why = "hold", f"a drop of more than {accepted} cannot be ruled out"
     return Ruling(verdict, evidence, f"{why}: {versus.in_words()}")

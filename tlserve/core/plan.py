@@ -76,7 +76,7 @@ class Wish:
     """A policy's name, or a list of operations; see `core.augmentation`."""
     views: int = 2
     """Augmented views of each training image."""
-    mixup: bool = True
+    mixup: bool = False
     """Whether mixtures of two images' rows are tried as further training rows."""
     large_images: int = 5_000
     """From this many training images on, fine-tuning pays."""

@@ -91,12 +91,13 @@ class Learner:
             )
         taps = choice.taps if choice else (LAST_TAP,)
         kinds = tuple(HeadKind) if wish.head == "auto" else (wish.head,)
-        trained = self._train(self.examples(taps), taps, kinds, wish.mixup and depth is Depth.ROWS)
+        views = depth is Depth.FULL and bool(wish.views and policy(wish.augment).operations)
+        trained = self._train(self.examples(taps), taps, kinds, wish.mixup and not views)
         strategy = tuned.strategy if tuned else Strategy.TAPS if taps != (LAST_TAP,) else Strategy.HEAD
         plan = Plan(taps, trained.kind, strategy, mixup=mixed(trained))
         notes: dict[str, Any] = {"strategy": choice.as_report()} if choice else {}
         learned = Learned(trained, plan, notes, choice)
-        return self._with_views(learned) if depth is Depth.FULL else learned
+        return self._with_views(learned) if views else learned
 
     def examples(
         self, taps: tuple[str, ...], augmentation: Augmentation = NO_VIEWS, n_views: int = 0
@@ -122,8 +123,6 @@ class Learner:
         """The same with augmented views and mixtures, if cross-validation says that these help."""
         wish = self._recipe.wish
         augmentation = policy(wish.augment)
-        if not (augmentation.operations and wish.views) and not wish.mixup:
-            return plain
         self._teller.enter(Phase.EXTRACTING, f"{LOOKING}: passing augmented views")
         self._filler.views(self._bench, self._images, augmentation, wish.views)
         self._teller.enter(Phase.TRAINING, f"{LOOKING}: learning from augmented views")
@@ -171,9 +170,13 @@ class Learner:
         )
 
 
-def default_plan(recipe: Recipe) -> Plan:
-    """Where nothing was studied yet: the head that the settings name, else the simplest, on the last tap."""
-    return Plan((LAST_TAP,), HeadKind.SOFTMAX if recipe.wish.head == "auto" else recipe.wish.head)
+def default_plan(recipe: Recipe, tuned: Plan | None = None) -> Plan:
+    """Where nothing was studied yet: the head that the settings name, else the simplest, on the last tap.
+
+    tuned: what the build at work was fine-tuned for.
+    """
+    kind = HeadKind.SOFTMAX if recipe.wish.head == "auto" else recipe.wish.head
+    return Plan((LAST_TAP,), kind, Strategy.HEAD if tuned is None else tuned.strategy)
 
 
 def mixed(trained: TrainedHead) -> bool:

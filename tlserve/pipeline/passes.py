@@ -25,10 +25,10 @@ from tlserve.pipeline.filling import Filler
 from tlserve.pipeline.learning import Learned, Learner, default_plan
 from tlserve.pipeline.ordering import forget_tuning, order_tuning, read_order, read_result
 from tlserve.pipeline.reporting import PROBLEMS_TOLD, Findings, first_report, report_later
-from tlserve.pipeline.studies import Study, is_due, read_study, wish_digest, write_study
+from tlserve.pipeline.studies import Study, is_due, read_study, tuning_digest, wish_digest, write_study
 from tlserve.pipeline.telling import Cancelled, Emit, Teller
 from tlserve.pipeline.workshop import Bench, Workshop
-from tlserve.pipeline.worth import check_trainable, fits_wish, relevant, same_work, waits
+from tlserve.pipeline.worth import check_trainable, fits_wish, keeps_tuned, relevant, same_work, waits
 from tlserve.release import Draft, LiveState, Manifest, Version
 from tlserve.training import TrainingCancelled
 
@@ -64,24 +64,29 @@ class _Pass:
 
         live = self._shop.versions.load(job.model, state.live) if state.live is not None else None
         if job.tuned is not None and not self._is_still_wanted(job.tuned):
-            forget_tuning(self._shop.layout, job.model)
+            result = read_result(self._shop.layout, job.model)
+            if result is not None and result.build == job.tuned:
+                # Else a newer order lies there, whose tuner may be at work.
+                forget_tuning(self._shop.layout, job.model)
             words = "the settings changed since the backbone was fine-tuned, so that is not used"
             return self.done("unchanged", words)
         bench = self._bench(live)
         snapshot = self._extract(bench, snapshot)
         check_trainable(snapshot)
         study = self._study_wanted(snapshot)
+        if job.depth is Depth.QUICK:
+            # The pass that was to learn on it ended early: the model was frozen, say, or lacked a class.
+            self._tune = read_result(self._shop.layout, job.model) is not None
         if job.depth is not Depth.FULL and job.tuned is None and not job.force:
             ended = self._nothing_to_do(snapshot, bench, state, live)
             if ended is not None:
                 return self.done(study=study, **ended)
 
         learned = self._learn(bench, snapshot, live)
-        if job.depth is Depth.FULL:
-            study = False
+        is_study = job.depth is Depth.FULL
+        if is_study and live is not None and self._is_best_already(live, snapshot, bench, learned):
             self._remember_study(bench, snapshot, learned)
-            if live is not None and not job.force and self._is_best_already(live, snapshot, bench, learned):
-                return self.done("unchanged", f"studied: nothing better than version {live.number} was found")
+            return self.done("unchanged", f"studied: nothing better than version {live.number} was found")
 
         self._teller.enter(Phase.JUDGING)
         decision = self._judge(bench, snapshot, learned.trained.head, live)
@@ -90,6 +95,9 @@ class _Pass:
         manifest = self._publish(bench, snapshot, learned, decision, state)
         if job.tuned is not None:
             forget_tuning(self._shop.layout, job.model)
+        if is_study:
+            # Not before: what a kill or a full disk took would never be looked for again.
+            self._remember_study(bench, snapshot, learned)
         return self.done(study=study, **self._published(manifest, state))
 
     def done(self, outcome: str, reason: str, **more: Any) -> PassDone:
@@ -147,7 +155,7 @@ class _Pass:
         base = self._shop.build(job.recipe.backbone, fresh=job.force).name
         if job.tuned is not None:
             return self._shop.bench(job.tuned)
-        if live is not None and live.manifest.tuned_from == base and fits_wish(live, job.recipe):
+        if live is not None and live.manifest.tuned_from == base and keeps_tuned(live, job.recipe):
             return self._shop.bench(live.manifest.build)
         return self._shop.bench(base)
 
@@ -181,7 +189,7 @@ class _Pass:
         if job.depth is Depth.QUICK:
             plan = live.manifest.plan if live is not None and on_this_build else None
             if plan is None or live is None or not fits_wish(live, job.recipe):
-                plan = default_plan(job.recipe)
+                plan = default_plan(job.recipe, self._tuned_plan(bench, live))
             return learner.quick(plan)
         return learner.study(job.depth, self._shop, tuned=self._tuned_plan(bench, live))
 
@@ -279,7 +287,10 @@ class _Pass:
         before = read_study(path)
         tuned_at = before.n_images_at_tuning if before is not None and before.build == base else 0
         strategy = learned.choice.strategy if learned.choice is not None else learned.plan.strategy
-        if strategy in TUNING and is_due(before, tuned_at, snapshot, job.recipe):
+        tuning, is_tuned = tuning_digest(job.recipe, strategy), bench.spec.digest != base
+        if strategy not in TUNING:
+            tuning = before.tuning if before is not None else ""
+        elif is_due(before, tuned_at, snapshot, job.recipe, tuned_as=tuning if is_tuned else None):
             order_tuning(self._shop, job, snapshot, self._groups(snapshot), strategy)
             self._tune, tuned_at = True, len(snapshot.images)
         study = Study(
@@ -289,11 +300,14 @@ class _Pass:
             classes=snapshot.classes,
             found=learned.choice.reason if learned.choice is not None else "kept to the fine-tuned backbone",
             n_images_at_tuning=tuned_at,
+            tuning=tuning,
         )
         write_study(path, study)
 
     def _is_best_already(self, live: Version, snapshot: Snapshot, bench: Bench, learned: Learned) -> bool:
         """Whether the study ended with what is live; its report then tells of the study too."""
+        if self._job.force:
+            return False
         manifest = live.manifest
         same = (manifest.plan, manifest.snapshot_id, manifest.build)
         if same != (learned.plan, snapshot.snapshot_id, bench.spec.digest):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlserve.core.messages import Recipe
+from tlserve.core.plan import Strategy
 from tlserve.core.types import Snapshot
 from tlserve.core.wire import as_json, from_json
 from tlserve.release.disk import replace_file, store_errors
@@ -32,6 +33,8 @@ class Study:
     """What came of it, in words."""
     n_images_at_tuning: int = 0
     """Images when the last fine-tuning was ordered; 0 if none was."""
+    tuning: str = ""
+    """Digest of what the settings asked of fine-tuning when it was last called for."""
 
     def covers(self, snapshot: Snapshot, build: str, recipe: Recipe) -> bool:
         """Whether studying again would, as far as one can tell, find the same."""
@@ -40,9 +43,17 @@ class Study:
         return same and not grown
 
 
-def is_due(before: Study | None, tuned_at: int, snapshot: Snapshot, recipe: Recipe) -> bool:
-    """Whether a fine-tuning that the strategy asks for should begin: not again on nearly the same images."""
-    if before is None or not tuned_at or before.wish != wish_digest(recipe):
+def is_due(
+    before: Study | None, tuned_at: int, snapshot: Snapshot, recipe: Recipe, *, tuned_as: str | None = None
+) -> bool:
+    """Whether a fine-tuning that the strategy asks for should begin: not again on nearly the same images.
+
+    tuned_as: the `tuning_digest` of now, where the model is learnt on a fine-tuned build: another head, say,
+    is then no reason to fine-tune it anew.
+    """
+    if before is None or not tuned_at:
+        return True
+    if before.wish != wish_digest(recipe) and before.tuning != tuned_as:
         return True
     return before.classes != snapshot.classes or len(snapshot.images) >= TUNE_AGAIN * tuned_at
 
@@ -51,6 +62,13 @@ def wish_digest(recipe: Recipe) -> str:
     """Names what the settings ask of training, so that a change of mind is noticed."""
     told = json.dumps({"wish": as_json(recipe.wish), "seed": recipe.seed}, sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def tuning_digest(recipe: Recipe, strategy: Strategy) -> str:
+    """Names what the settings ask of a fine-tuning, as far as its result depends on it."""
+    wish = recipe.wish
+    told = [strategy, wish.tune.unfreeze, wish.tune.epochs, list(wish.augment), wish.views, recipe.seed]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
 def read_study(path: Path) -> Study | None:

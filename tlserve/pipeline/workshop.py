@@ -146,7 +146,8 @@ class Workshop:
             return  # a build may just have been made, and its version not yet
         models = self.versions.models()
         used = {self.versions.manifest(m, n).build for m in models for n in self.versions.versions(m)}
-        for folder in self.layout.backbones.iterdir():
+        # There is none before the first model has images of two classes.
+        for folder in self.layout.backbones.glob("*"):
             if folder.name not in used and _is_tuned(folder):
                 bench = self._benches.pop(folder.name, None)
                 if bench is not None:

@@ -67,6 +67,15 @@ def fits_wish(live: Version, recipe: Recipe) -> bool:
     )
 
 
+def keeps_tuned(live: Version, recipe: Recipe) -> bool:
+    """Whether the build that the live version's backbone was fine-tuned to is still the one to learn on.
+
+    Another head or other views are no reason to leave it: only another strategy is.
+    """
+    plan = live.manifest.plan
+    return plan is not None and recipe.wish.strategy in ("auto", plan.strategy)
+
+
 def waits(manifest: Manifest) -> str:
     """What a candidate waits for, in words."""
     return f"{manifest.reason}; waits for: tlserve promote {manifest.model} {manifest.version}"

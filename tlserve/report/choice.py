@@ -35,6 +35,8 @@ def choose(rows: Sequence[Json]) -> Choice | None:
     near = [row for row in usable if _accuracy(row) >= _accuracy(best) - margin]
     cost = next((name for name in COSTS if all(number(row.get(name)) is not None for row in near)), None)
     taken = best if cost is None else min(near, key=lambda row: (number(row[cost]), -_accuracy(row)))
+    if len(usable) == 1:
+        return Choice(text(best.get("backbone")), _only(best, cost))
     return Choice(text(taken.get("backbone")), _reason(taken, best, len(near), margin, cost))
 
 
@@ -63,6 +65,12 @@ def _accuracy(row: Json) -> float:
 def _standard_error(row: Json) -> float:
     low, high = number(row.get("accuracy_low")), number(row.get("accuracy_high"))
     return 0.0 if low is None or high is None else (high - low) / (2 * Z95_TWO_SIDED)
+
+
+def _only(row: Json, cost: str | None) -> str:
+    said = "" if cost is None else f" ({_cost_text(row, cost)})"
+    taking, accuracy = text(row.get("backbone")), words.percent(_accuracy(row))
+    return f"We would take {taking}, the only one that could be measured: {accuracy}{said}."
 
 
 def _reason(taken: Json, best: Json, n_near: int, margin: float, cost: str | None) -> str:

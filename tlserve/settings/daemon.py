@@ -17,6 +17,7 @@ from pydantic_settings import (
 from tlserve.core.errors import SettingsError
 from tlserve.core.lifecycle import Promotion
 from tlserve.settings.learning import LearningDefaults
+from tlserve.settings.mistakes import describe
 
 
 class Settings(LearningDefaults, BaseSettings):
@@ -112,17 +113,3 @@ def load_settings(flags: Mapping[str, Any], config_file: Path | None = None) -> 
         raise SettingsError(describe(exc, "settings")) from exc
     except ValueError as exc:
         raise SettingsError(f"{source}: {exc}") from exc
-
-
-def describe(error: ValidationError, where: str) -> str:
-    """A pydantic error as one line a person can act on."""
-    lines = []
-    for item in error.errors():
-        name = ".".join(map(str, item["loc"]))
-        what = (
-            "no such setting"
-            if item["type"] == "extra_forbidden"
-            else item["msg"].removeprefix("Value error, ")
-        )
-        lines.append(f"{name}: {what} (got {item['input']!r})")
-    return f"{where}: " + "; ".join(lines)

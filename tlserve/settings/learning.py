@@ -35,7 +35,7 @@ class LearningDefaults(BaseModel):
     )
     augment: Augment = Field(default=("light",), description="Augmented views: a policy or operations.")
     views: int = Field(default=2, ge=0, le=64, description="Augmented views of each training image.")
-    mixup: bool = Field(default=True, description="Try mixtures of two images' features as examples.")
+    mixup: bool = Field(default=False, description="Try mixtures of two images' features as examples.")
     large_images: int = Field(
         default=5_000, ge=1, description="From this many training images on, fine-tuning is considered."
     )

@@ -12,8 +12,9 @@ from tlserve.core.errors import SettingsError
 from tlserve.core.judge import Policy
 from tlserve.core.lifecycle import Promotion
 from tlserve.core.messages import Recipe
-from tlserve.settings.daemon import Settings, describe
+from tlserve.settings.daemon import Settings
 from tlserve.settings.learning import LearningOverrides, learning, wish_of
+from tlserve.settings.mistakes import describe
 
 FILE_NAME = "model.toml"
 
