@@ -114,6 +114,14 @@ def test_strategy_heads_augmentation_calibration_and_learning_curve_take_a_line_
     assert "Learning curve: More images would help." in lines
 
 
+def test_a_fine_tuned_backbone_is_told_with_what_it_gained() -> None:
+    backbone = REPORT["backbone"] | {"tuned_from": "fedcba9876543210"}
+    text = text_of(REPORT | {"backbone": backbone, "tuning": {"reason": "83.3% became 100.0%"}})
+    assert "Backbone: nano (build 0123456789ab, fine-tuned here)\n" in text
+    assert "Fine-tuning: 83.3% became 100.0%\n" in text
+    assert "ine-tun" not in text_of(REPORT)
+
+
 def test_the_heads_are_compared_the_best_first_and_the_chosen_one_is_marked() -> None:
     lines = text_of(FULL).splitlines()
     rows = [line.split() for line in lines if line.startswith(("softmax", "ridge", "mlp"))]

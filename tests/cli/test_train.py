@@ -71,6 +71,13 @@ def test_flags_say_how_to_learn(trained: Trained, tmp_path: Path) -> None:
     assert said.stderr.endswith("--head ridge --strategy head\n")
 
 
+def test_fine_tuning_without_a_study_is_told_to_be_missing(trained: Trained, tmp_path: Path) -> None:
+    said = train(trained.folder, tmp_path / "state", "--strategy", "finetune")
+    assert said.returncode == 0, said.stderr
+    assert said.stderr.endswith("It was not fine-tuned: strategy finetune needs --study.\n")
+    assert "not fine-tuned" not in trained.said.stderr
+
+
 def test_an_adopted_backbone_outranks_the_flag_and_is_told(trained: Trained, tmp_path: Path) -> None:
     store = VersionStore(StateLayout(tmp_path / "state").models)
     store.write_live("shapes", with_backbone(LiveState(), "nano"))
@@ -86,7 +93,7 @@ def test_a_study_looks_for_a_better_version_after_the_first(trained: Trained, tm
     assert said.returncode == 0, said.stderr
     layout = StateLayout(tmp_path / "state")
     assert layout.study("shapes").is_file()
-    assert "version 1 is" in said.stderr
+    assert "version 1 was live until version 2 was" in said.stderr or "version 1 is live" in said.stderr
     newest = VersionStore(layout.models).versions("shapes")[-1]
     assert (layout.models / "shapes" / str(newest) / "report.html").is_file()
 

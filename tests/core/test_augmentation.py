@@ -80,7 +80,9 @@ def test_a_policy_written_out_reads_back_as_itself(name: str) -> None:
     [
         ("strong", r"'strong' is not known.*none, light, standard, heavy.*rotate=15.*colour"),
         (["flip", "rotate:15"], r"'rotate:15' is not known.*\"rotate=15\""),
-        (["rotate=-5"], "not known"),
+        (["rotate=-5"], "'rotate=-5' cannot be read; after = and @ stand plain numbers above 0"),
+        (["rotate=much"], "'rotate=much' cannot be read"),
+        (["flip", "erase=0.1@often"], "'erase=0.1@often' cannot be read"),
         ([""], "not known"),
         (["rotate=200"], "above 0, at most 180, not 200"),
         (["rotate=0"], "above 0, at most 180, not 0"),

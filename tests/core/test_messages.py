@@ -59,7 +59,7 @@ WISH = Wish(
     Strategy.TAPS,
     augment=("flip", "rotate=15"),
     views=7,
-    mixup=False,
+    mixup=True,
     large_images=9,
     novelty_budget_kb=8,
     tune=TuneWish("all", 3, 0.5, 2.5),

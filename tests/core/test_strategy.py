@@ -184,8 +184,10 @@ def test_taps_that_an_expert_asks_for_are_the_best_there_are() -> None:
 @pytest.mark.parametrize("asked", [Strategy.FINETUNE, Strategy.FINETUNE_ALL, Strategy.SCRATCH])
 def test_an_impossible_wish_is_refused_with_the_reason(asked: Strategy) -> None:
     fixed = seen(SIMILAR, MANY, trainable=False, why_untrainable="backbone 'x' comes as a finished graph")
-    with pytest.raises(StrategyImpossible, match=f'"{asked.value}" is impossible here: backbone .x. comes'):
+    said = f'"{asked.value}" is impossible here: backbone .x. comes'
+    with pytest.raises(StrategyImpossible, match=said) as told:
         choose(fixed, Wish(strategy=asked))
+    assert str(told.value).endswith("; choose another strategy, or another backbone")
     assert issubclass(StrategyImpossible, SettingsError)
 
 

@@ -66,7 +66,7 @@ def test_a_fine_tuned_model_is_tuned_anew_for_other_wishes_of_tuning_but_not_for
     done = replace(DONE, tuning=tuning_digest(RECIPE, Strategy.FINETUNE))
     for wish, again in (
         (Wish(head=HeadKind.SVM), False),
-        (Wish(mixup=False), False),
+        (Wish(mixup=True), False),
         (Wish(tune=TuneWish(unfreeze=2)), True),
         (Wish(augment=("heavy",)), True),
     ):

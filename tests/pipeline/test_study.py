@@ -59,20 +59,18 @@ def test_a_study_that_is_set_aside_goes_on_where_it_was(stage: Stage) -> None:
 
 def test_a_study_that_could_not_be_published_is_made_again(stage: Stage) -> None:
     stage.go_live(stage.run(wishing()).version)
-    # Where the next version would be made stands a file: as good as a disk that is full.
-    folder = stage.layout.models / "shapes"
+    # A file stands where the next version would be made: as good as a disk that is full.
+    in_the_way = stage.layout.models / "shapes" / "2"
+    in_the_way.write_bytes(b"")
     other = wishing(head=HeadKind.RIDGE)
-    folder.rename(aside := folder.with_name("aside"))
-    folder.write_bytes(b"")
     with pytest.raises(StoreUnavailable):
         stage.run(other, depth=Depth.FULL)
-    folder.unlink()
-    aside.rename(folder)
+    in_the_way.unlink()
     assert stage.run(other).study
 
 
 def test_without_views_a_study_speaks_of_none(stage: Stage) -> None:
-    plain = replace(RECIPE, wish=Wish(views=0))
+    plain = replace(RECIPE, wish=Wish(views=0, mixup=True))
     stage.go_live(stage.run(plain).version)
     done = stage.run(plain, depth=Depth.FULL, force=True)
     assert done.version is not None
@@ -122,6 +120,9 @@ def test_a_quick_pass_keeps_to_the_plan_of_the_live_version(stage: Stage) -> Non
 def test_the_page_of_a_version_is_written_when_nobody_waits(stage: Stage) -> None:
     done = stage.run()
     assert done.version is not None
+    assert stage.shop.versions.page("shapes", 1) is None
+    stage.shop.catch_up(stop=lambda: True)
+    assert stage.shop.is_behind, "a drop that comes meanwhile goes before"
     assert stage.shop.versions.page("shapes", 1) is None
     stage.shop.catch_up(everything=True)
     page = stage.shop.versions.page("shapes", 1)

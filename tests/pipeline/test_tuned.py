@@ -23,7 +23,6 @@ TUNING = replace(
         head=HeadKind.SOFTMAX,
         strategy=Strategy.FINETUNE,
         augment=("none",),
-        mixup=False,
         tune=TuneWish(unfreeze=1, epochs=1),
     ),
 )

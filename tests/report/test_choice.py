@@ -23,7 +23,7 @@ def row(backbone: str, accuracy: float | None, predict_ms: float | None, **more:
         ([row("slow", 0.92, 20), row("quick", 0.916, 2), row("poor", 0.90, 1)], "quick", "within chance"),
         ([row("slow", 0.92, 20), row("quick", 0.90, 2)], "slow", "more than chance explains"),
         ([row("best", 0.92, 2), row("near", 0.919, 9)], "best", "costs least of those near it"),
-        ([row("first", 0.92, 2), row("failed", 0.99, 1, error="no weights")], "first", "92.0"),
+        ([row("first", 0.92, 2), row("failed", 0.99, 1, error="no weights")], "first", "the only one"),
         ([row("one", 0.92, None), row("two", 0.918, None)], "one", "best accuracy"),
         ([row("one", 0.92, None, graph_mb=90), row("two", 0.918, None, graph_mb=5)], "two", "5 MB"),
     ],

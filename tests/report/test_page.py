@@ -70,6 +70,15 @@ def test_without_its_parts_a_section_is_left_out_and_all_others_stay(section: st
     assert found == SECTIONS - lost
 
 
+def test_only_where_several_heads_were_tried_it_says_so(tmp_path: Path) -> None:
+    report = full_report()
+    assert "Several kinds were tried" in Page(render_report(report, tmp_path)).text
+    report["training"]["comparison"] = report["training"]["comparison"][:1]
+    alone = Page(render_report(report, tmp_path)).text
+    assert "Several kinds" not in alone
+    assert "Only one kind was tried" in alone
+
+
 def test_an_empty_report_is_a_page_all_the_same(tmp_path: Path) -> None:
     page = Page(render_report({}, tmp_path))
     assert sections(page) == set()

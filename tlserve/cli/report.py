@@ -54,7 +54,8 @@ def _head(report: Mapping[str, Any]) -> Iterator[Text]:
             f"Images: {images.get('train', 0):,} to learn from, {images.get('held_out', 0):,} held out"
         )
     if backbone := report.get("backbone"):
-        yield Text(f"Backbone: {backbone.get('name')} (build {str(backbone.get('build'))[:12]})")
+        how = ", fine-tuned here" if backbone.get("tuned_from") else ""
+        yield Text(f"Backbone: {backbone.get('name')} (build {str(backbone.get('build'))[:12]}{how})")
 
 
 def classes_table(classes: list[dict[str, Any]], counts: Mapping[str, int]) -> Table:
@@ -79,6 +80,8 @@ def _making(report: Mapping[str, Any]) -> Iterator[Table | Text]:
     if reason := strategy.get("reason"):
         chosen = _part(report, "plan").get("strategy") or strategy.get("strategy")
         yield Text(f"\nStrategy: {f'{chosen}: ' if chosen else ''}{reason}")
+    if reason := _part(report, "tuning").get("reason"):
+        yield Text(f"\nFine-tuning: {reason}")
     if heads := training.get("comparison"):
         yield Text()
         yield heads_table(heads)

@@ -59,6 +59,7 @@ def train(
 ) -> None:
     """Train one model once, without a daemon, and exit. Refused while a daemon owns the state."""
     from tlserve.app import train_once
+    from tlserve.core.quadrant import TUNING
     from tlserve.settings import load_settings
 
     folder = folder.absolute()
@@ -71,6 +72,8 @@ def train(
         outcome = train_once(settings, folder, lambda event: show_event(view, event), study=study)
     for line in result_lines(outcome, settings):
         say(line)
+    if settings.strategy in TUNING and not study:
+        say(Text(f"It was not fine-tuned: strategy {settings.strategy} needs --study.", style="yellow"))
     if not outcome.is_good:
         complain(outcome.done.reason)
         raise typer.Exit(FAILED)
@@ -107,7 +110,8 @@ def pass_lines(done: PassDone, live: int | None, settings: Settings) -> list[Tex
     if done.version is None:
         return [Text(f"{done.model}: {done.reason}.")]
     is_live = live == done.version
-    what = "is live" if is_live else f"is not live (version {live} is)"
+    was = f"was live until version {live} was" if done.promote else f"is not live (version {live} is)"
+    what = "is live" if is_live else was
     spent = ", ".join(f"{phase} {took:.1f}" for phase, took in done.timeline.items())
     folder = settings.state.absolute() / "models" / done.model / str(done.version)
     return [

@@ -117,6 +117,9 @@ def _read(item: str) -> Iterator[Operation]:
     """The operations that one item of a list names: one, or the four of `colour`."""
     match = _ITEM.fullmatch(item)
     name = _ALSO.get(match[1], match[1]) if match else ""
+    meant = re.split("[=@]", item)[0].strip()
+    if match is None and meant in KINDS:
+        raise ValueError(f"augment: {item!r} cannot be read; after = and @ stand plain numbers above 0")
     if match is None or (name != "colour" and name not in KINDS):
         raise ValueError(f"augment: {item!r} is not known. {what_there_is()}")
     strength = None if match[2] is None else _number(match[2], item)

@@ -150,7 +150,8 @@ class StrategyImpossible(SettingsError):
     """The strategy that the settings name cannot be done with this backbone."""
 
     def __init__(self, strategy: str, reason: str) -> None:
-        super().__init__(f'strategy = "{strategy}" is impossible here: {reason}')
+        what = "choose another strategy, or another backbone"
+        super().__init__(f'strategy = "{strategy}" is impossible here: {reason}; {what}')
         self.strategy, self.reason = strategy, reason
 
 

@@ -86,7 +86,7 @@ class PassDone:
     study: bool = False
     """Whether a pass at full depth, in the background, may find a better version."""
     tune: bool = False
-    """Whether a fine-tuning was ordered, or one that has ended is yet to be learnt on; see the state directory."""
+    """Whether the state directory holds the order of a fine-tuning, or a result, that is to be taken up."""
 
 
 @dataclass(frozen=True, slots=True)

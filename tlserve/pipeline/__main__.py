@@ -13,6 +13,16 @@ from tlserve.pipeline.options import TrainerOptions
 from tlserve.pipeline.trainer import Trainer
 from tlserve.pipeline.tuner import Tuner
 
+CHATTY = ("onnx_ir", "onnxscript")
+"""Loggers of what plugins export graphs with: dozens of lines for each, of no use to who runs a daemon."""
+
+
+def log_to_stderr() -> None:
+    """What tlserve and its plugins log, a line each. The daemon owns the clock and the prefix."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(message)s")
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -26,8 +36,7 @@ def main() -> None:
     parser.add_argument("--role", choices=("trainer", "tuner"), default="trainer")
     given = parser.parse_args()
 
-    # The daemon owns the clock and the prefix of log lines.
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(message)s")
+    log_to_stderr()
     os.nice(given.niceness)
     channel = Channel.over_standard_streams()
     options = TrainerOptions(

@@ -43,7 +43,7 @@ def run_pass(job: PassJob, shop: Workshop, emit: Emit, cancelled: Callable[[], b
     except MassDisappearance as exc:
         return one.done("disappeared", str(exc))
     except (Cancelled, ReconcileCancelled, TrainingCancelled):
-        return one.done("cancelled", "stopped on request")
+        return one.done("cancelled", "set aside for something more urgent")
 
 
 class _Pass:

@@ -7,7 +7,7 @@ live: `report_later` puts the work off, and the trainer does it when it has noth
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -76,12 +76,12 @@ def first_report(
 def report_later(shop: Workshop, manifest: Manifest, findings: Findings) -> None:
     """Have the report of a published version completed when there is time."""
 
-    def complete() -> None:
+    def complete(stop: Callable[[], bool]) -> None:
         try:
             report = shop.versions.report(manifest.model, manifest.version)
             # A study may have ended with the plan that is live: its comparison belongs to that version.
             parts = {"training": findings.learned.trained.report, **findings.learned.notes}
-            write(shop, manifest, {**report, **parts, **full_report(shop, findings)}, findings.folder)
+            write(shop, manifest, {**report, **parts, **full_report(shop, findings, stop)}, findings.folder)
         except UnknownVersion:
             log.info("model %r: version %d is gone, and its report", manifest.model, manifest.version)
 
@@ -101,8 +101,10 @@ def write(shop: Workshop, manifest: Manifest, report: Mapping[str, Any], folder:
     shop.versions.complete_report(manifest.model, manifest.version, report, page)
 
 
-def full_report(shop: Workshop, findings: Findings) -> dict[str, Any]:
-    """The parts that take a moment."""
+def full_report(
+    shop: Workshop, findings: Findings, stop: Callable[[], bool] = lambda: False
+) -> dict[str, Any]:
+    """The parts that take a moment. Raises TrainingCancelled when `stop` says so."""
     snapshot, trained = findings.snapshot, findings.learned.trained
     seen = _Seen(findings)
     health = data_health(snapshot, duplicates(shop.catalog, snapshot), seen.suspects(), seen.images)
@@ -123,7 +125,7 @@ def full_report(shop: Workshop, findings: Findings) -> dict[str, Any]:
             for one in seen.suspects()[:SUSPECTS_TOLD]
         ],
     }
-    return parts | {"learning_curve": seen.learning_curve()}
+    return parts | {"learning_curve": seen.learning_curve(stop)}
 
 
 class _Seen:
@@ -169,12 +171,12 @@ class _Seen:
             for one in hardest(self._columns, self._answers, HARDEST_TOLD)
         ]
 
-    def learning_curve(self) -> dict[str, Any]:
+    def learning_curve(self, stop: Callable[[], bool]) -> dict[str, Any]:
         train = self._findings.snapshot.on(Split.TRAIN)
         examples = Examples.of(
             self._rows(train), [image.label for image in train], groups=self._findings.groups
         )
-        return asdict(learning_curve(examples, self._held_out_rows, self.truth))
+        return asdict(learning_curve(examples, self._held_out_rows, self.truth, cancelled=stop))
 
     def _rows(self, images: Sequence[LabelledImage]) -> Features:
         bench, head = self._findings.bench, self._findings.learned.trained.head

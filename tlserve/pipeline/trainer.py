@@ -72,7 +72,7 @@ class Trainer:
             self._channel.send(TrainerReady(os.getpid()))
             while True:
                 while shop.is_behind and not self._channel.has_job():
-                    shop.catch_up()
+                    shop.catch_up(stop=self._channel.has_job)
                 self._do(self._channel.next_job(), shop)
 
     def _do(self, job: Job, shop: Workshop) -> None:
@@ -100,7 +100,7 @@ class Trainer:
         shop.catalog.job_started(job.job_id, job.model, job.recipe.backbone)
         if job.depth is not Depth.QUICK:
             # It may take long, and nobody waits for it.
-            shop.catch_up(everything=True)
+            shop.catch_up(everything=True, stop=lambda: self._channel.cancelled(job.job_id))
         try:
             done = run_pass(job, shop, self._channel.send, lambda: self._channel.cancelled(job.job_id))
         except TlserveError as exc:

@@ -28,8 +28,12 @@ from tlserve.runtime import (
     record_speeds,
     usable_cores,
 )
+from tlserve.training import TrainingCancelled
 
 log = logging.getLogger("tlserve.pipeline")
+
+Later = Callable[[Callable[[], bool]], None]
+"""Work that can wait. It asks what it is given whether to stop, and then raises TrainingCancelled."""
 
 TIDY_EVERY_SECONDS = 900.0
 TUNED = "tuned-"
@@ -62,7 +66,7 @@ class Workshop:
         self._builds: dict[str, Path] = {}
         self._benches: dict[str, Bench] = {}
         self._tidied_at = time.monotonic()
-        self._later: deque[Callable[[], None]] = deque()
+        self._later: deque[Later] = deque()
 
     def close(self) -> None:
         """Close every cache and session."""
@@ -109,7 +113,7 @@ class Workshop:
         record_speeds(folder, speeds)
         return speeds
 
-    def later(self, work: Callable[[], None]) -> None:
+    def later(self, work: Later) -> None:
         """Something that nobody waits for, to be done by `catch_up`."""
         self._later.append(work)
 
@@ -118,12 +122,18 @@ class Workshop:
         """Whether `catch_up` has something to do."""
         return bool(self._later)
 
-    def catch_up(self, *, everything: bool = False) -> None:
-        """Do the first piece of work that was put off, or all. What fails is logged and given up."""
+    def catch_up(self, *, everything: bool = False, stop: Callable[[], bool] = lambda: False) -> None:
+        """Do the first piece of work that was put off, or all. What fails is logged and given up.
+
+        stop: whether something more urgent came; what was begun is then put off again.
+        """
         while self._later:
             work = self._later.popleft()
             try:
-                work()
+                work(stop)
+            except TrainingCancelled:
+                self._later.appendleft(work)
+                break
             except Exception:
                 log.exception("what was put off could not be done")
             if not everything:

@@ -11,8 +11,8 @@ from tlserve.core.plan import HeadKind, Strategy, TuneWish, Wish
 
 
 def _as_list(value: Any) -> Any:
-    """A policy's name stands for the list of just that name."""
-    return (value,) if isinstance(value, str) else value
+    """Text is what a flag would say: a policy's name, or operations between commas."""
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
 
 def _known_operations(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -43,10 +43,16 @@ class LearningDefaults(BaseModel):
     unfreeze: Unfreeze = Field(default="auto", description="Blocks that fine-tuning changes: k, all, auto.")
     tune_epochs: int = Field(default=20, ge=1, description="Most epochs of a fine-tuning.")
     tune_minutes: float = Field(
-        default=60.0, gt=0, description="strategy = auto begins no fine-tuning estimated to take longer."
+        default=60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="strategy = auto begins no fine-tuning estimated to take longer.",
     )
     activation_cache_gb: float = Field(
-        default=4.0, ge=0, description="Disk that fine-tuning may use to cache activations."
+        default=4.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Disk that fine-tuning may use to cache activations.",
     )
     study: bool = Field(
         default=True, description="Look for a better version in the background once one is live."
@@ -65,8 +71,8 @@ class LearningOverrides(BaseModel):
     novelty_budget_kb: int | None = Field(default=None, ge=16)
     unfreeze: Unfreeze | None = None
     tune_epochs: int | None = Field(default=None, ge=1)
-    tune_minutes: float | None = Field(default=None, gt=0)
-    activation_cache_gb: float | None = Field(default=None, ge=0)
+    tune_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    activation_cache_gb: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     study: bool | None = None
 
 
