@@ -120,7 +120,7 @@ def test_likely_mislabelled_images_are_named_in_their_order() -> None:
     found = [suspects(3)[2], suspects(3)[0]]
     finding = only(data_health(images, NOTHING, found, images.images))
     assert (finding.kind, finding.severity, finding.count) == ("mislabelled", "warning", 2)
-    assert finding.sentence.startswith("2 images look as if they lie in the wrong class: ")
+    assert finding.sentence.startswith("2 images may lie in the wrong class: ")
     assert finding.paths == ("daisy/002.jpg", "daisy/000.jpg")
     assert finding.notes[0] == "lies in 'daisy', looks like 'roses' (97%)"
 
@@ -128,7 +128,7 @@ def test_likely_mislabelled_images_are_named_in_their_order() -> None:
 def test_a_single_suspect_is_told_as_one() -> None:
     images = snapshot({"daisy": 30, "roses": 30})
     finding = only(data_health(images, NOTHING, suspects(1), images.images))
-    assert finding.sentence.startswith("1 image looks as if it lies in the wrong class: look at it")
+    assert finding.sentence.startswith("1 image may lie in the wrong class: look at it")
 
 
 def test_where_every_second_image_is_suspect_the_model_is_too_weak() -> None:

@@ -170,3 +170,20 @@ def test_the_sign_test_counts_coins(won: int, lost: int, chance: float) -> None:
 
 def test_the_sign_test_is_continuous_where_it_becomes_normal() -> None:
     assert sign_test(475, 525) == pytest.approx(sign_test(476, 526), rel=0.02)
+
+
+def test_a_search_for_something_better_must_not_lose_an_image() -> None:
+    truth = ["a"] * 20 + ["b"] * 20
+
+    def answers(wrong: int) -> Answers:
+        right = np.array([index >= wrong for index in range(40)])
+        column = np.where(np.array(truth) == "a", 0, 1)
+        chosen = np.where(right, column, 1 - column)
+        return Answers(("a", "b"), np.eye(2, dtype=np.float32)[chosen])
+
+    drop, search = Policy(), Policy(must_not_lose=True)
+    assert judge(truth, answers(3), answers(2), drop).verdict == "promote"
+    lost = judge(truth, answers(3), answers(2), search)
+    assert (lost.verdict, "not as good" in lost.reason) == ("hold", True)
+    assert judge(truth, answers(2), answers(2), search).verdict == "promote"
+    assert judge(truth, answers(1), answers(2), search).verdict == "promote"

@@ -13,6 +13,7 @@ from tests.pipeline.stage import RECIPE, Stage
 from tlserve.core.errors import StoreUnavailable
 from tlserve.core.messages import Recipe
 from tlserve.core.plan import Depth, HeadKind, Plan, Strategy, Wish
+from tlserve.pipeline.learning import FEW_VIEWS
 
 VIEWS = 2
 
@@ -115,6 +116,23 @@ def test_a_quick_pass_keeps_to_the_plan_of_the_live_version(stage: Stage) -> Non
     draw_shapes(stage.folder / "disc", "disc", 5, seed=8)
     stage.run(taps)
     assert stage.manifest(3).plan == plan
+
+
+def test_views_of_a_large_drop_are_made_a_few_at_each_pass(stage: Stage) -> None:
+    many = replace(RECIPE, wish=Wish(head=HeadKind.RIDGE, views=8))
+    stage.go_live(stage.run(many).version)
+    stage.go_live(stage.run(many, depth=Depth.FULL, force=True).version)
+    plan = stage.manifest(2).plan
+    assert plan is not None
+    assert plan.views == 8
+    n_views = stage.report(2)["training"]["n_views"]
+    draw_shapes(stage.folder / "disc", "disc", 50, seed=8)
+    stage.go_live(stage.run(many).version)
+    assert stage.report(3)["training"]["n_views"] == n_views + FEW_VIEWS
+    draw_shapes(stage.folder / "bar", "bar", 2, seed=9)
+    stage.run(many)
+    training = stage.report(4)["training"]
+    assert training["n_views"] == 8 * training["n_train"]
 
 
 def test_the_page_of_a_version_is_written_when_nobody_waits(stage: Stage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tlserve.core.tuning import TuneOptions
 from tlserve.pipeline.options import TrainerOptions
 from tlserve.pipeline.ordering import TuneOrder, TuneResult, read_order, read_result, write_result
 from tlserve.pipeline.tuner import TuningUseless, carry_out, still_there
+from tlserve.pipeline.workshop import VALIDATION_FILE
 from tlserve.plugin_host import make_build
 
 TUNING = replace(
@@ -64,9 +66,13 @@ def test_a_version_on_a_tuned_build_goes_live_and_later_drops_keep_to_it(
     stage: Stage, ordered: TuneOrder
 ) -> None:
     build = tuned_build(stage, ordered)
+    judges = [image.digest for image in ordered.images][::4]
+    (stage.layout.backbones / build / VALIDATION_FILE).write_text(json.dumps(judges))
     done = stage.run(TUNING, depth=Depth.ROWS, tuned=build)
     assert (done.outcome, done.promote) == ("published", True)
     assert done.version is not None
+    training = stage.report(done.version)["training"]
+    assert (training["n_judged"], training["n_train"]) == (len(judges), len(ordered.images) - len(judges))
     manifest = stage.manifest(done.version)
     assert (manifest.build, manifest.tuned_from) == (build, ordered.parent)
     assert manifest.plan is not None

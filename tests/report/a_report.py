@@ -132,7 +132,7 @@ def _made() -> dict[str, Any]:
             "reason": "light views helped",
         },
         "tuning": {
-            "reason": "the last 4 of 17 blocks were fine-tuned",
+            "reason": "the last 4 blocks of 17 learnt",
             "epochs": [
                 {
                     "epoch": n,

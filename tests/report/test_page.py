@@ -157,7 +157,7 @@ def test_too_many_classes_for_a_drawing_leave_the_most_frequent_mistakes(tmp_pat
 def test_fine_tuning_is_told_epoch_by_epoch_with_what_it_was_set_to(tmp_path: Path) -> None:
     page = Page(render_report(full_report(), tmp_path))
     told = page.text[page.text.index("Fine-tuning of the backbone") :]
-    for said in ("The last 4 of 17 blocks were fine-tuned.", "The batch was halved.", "cache 123 MB"):
+    for said in ("The last 4 blocks of 17 learnt.", "The batch was halved.", "cache 123 MB"):
         assert said in told
     assert "validation accuracy before 90.0" in told
     assert "0 is the head alone" in told

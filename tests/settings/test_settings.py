@@ -95,6 +95,7 @@ def test_a_policy_may_be_named_in_a_variable(monkeypatch: pytest.MonkeyPatch) ->
         ("novelty_budget_kb", "1"),
         ("tune_minutes", "inf"),
         ("activation_cache_gb", "inf"),
+        ("seed", "9223372036854775808"),
     ],
 )
 def test_a_wish_that_nothing_can_fulfil_is_named(tmp_path: Path, name: str, value: str) -> None:

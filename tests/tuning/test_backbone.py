@@ -90,7 +90,7 @@ def test_the_report_says_in_words_and_in_numbers_what_was_done(tmp_path: Path) -
     images = images_in(tmp_path)
     done = fine_tune(SmallBackbone(), images, OPTIONS, tmp_path / "work")
     report = json.loads(json.dumps(dataclasses.asdict(done.report)))
-    assert report["reason"].startswith("the last 2 of 3 blocks were fine-tuned")
+    assert report["reason"].startswith("the last 2 blocks of 3 learnt")
     assert [epoch["epoch"] for epoch in report["epochs"]] == [0, 1, 2, 3, 4]
     assert report["n_images"] + report["n_validation"] == len(images)
     assert len(done.validation_digests) == report["n_validation"] == 6

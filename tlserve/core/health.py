@@ -242,10 +242,10 @@ def _mislabelled(suspects: Sequence[Suspect], looked_at: Sequence[LabelledImage]
         return
     severity: Severity = "warning"
     sentence = (
-        f"{len(suspects):,} images look as if they lie in the wrong class: look through them, and move or "
-        "remove those that do."
+        f"{len(suspects):,} images may lie in the wrong class: look through them, and move or remove those "
+        "that do; the others are merely hard to tell."
         if len(suspects) > 1
-        else "1 image looks as if it lies in the wrong class: look at it, and move or remove it if it does."
+        else "1 image may lie in the wrong class: look at it, and move or remove it if it does."
     )
     if len(suspects) > TOO_MANY_SUSPECTS * len(looked_at):
         severity = "info"

@@ -39,6 +39,8 @@ class Policy:
     """Largest acceptable loss of accuracy, as a share (0.01 is one point)."""
     recall_floor: float = 0.0
     """No class may fall under this recall, unless the live version is no better there."""
+    must_not_lose: bool = False
+    """Of a candidate on the same images as the live version: nothing speaks for it if it is not as good."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,6 +187,8 @@ def rule(versus: Comparison | None, fallen: Sequence[ClassResult], policy: Polic
     if fallen:
         names = ", ".join(f"{c.label} ({c.recall:.0%})" for c in fallen)
         verdict, why = "hold", f"recall under the floor of {policy.recall_floor:.0%} for {names}"
+    elif policy.must_not_lose and versus.difference < 0:
+        verdict, why = "hold", "not as good, and learnt from the same images"
     elif evidence == "weak" and versus.chance < SIGNIFICANT_AMONG_FEW:
         verdict, why = "hold", "clearly worse, though on few images"
     elif evidence == "weak" and versus.difference < 0:

@@ -59,7 +59,7 @@ class TuneWish:
 
     unfreeze: int | Literal["all", "auto"] = "auto"
     """How many of the backbone's last blocks learn."""
-    epochs: int = 20
+    epochs: int = 12
     activation_cache_gb: float = 4.0
     """Disk for the activations below the first block that learns."""
     budget_minutes: float = 60.0

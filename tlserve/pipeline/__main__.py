@@ -38,6 +38,8 @@ def main() -> None:
 
     log_to_stderr()
     os.nice(given.niceness)
+    # Two torch threads that spin while they wait for each other are slower than one on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     channel = Channel.over_standard_streams()
     options = TrainerOptions(
         state=given.state,

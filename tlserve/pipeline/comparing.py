@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tlserve.core.backbones import BACKBONE_ALONE, FROM_FILES, Speed
 from tlserve.core.errors import TlserveError
 from tlserve.core.head import apply
@@ -122,17 +124,21 @@ class _Comparison:
 
 
 def _accuracy(bench: Bench, trained: TrainedHead, held_out: Sequence[LabelledImage]) -> dict[str, Any]:
-    """On the held-out images, or out of fold where there are none."""
-    head = trained.head
+    """On all images, each answered by a fit that had not seen it: the held-out ones alone may be few."""
+    head, fold = trained.head, trained.out_of_fold
+    right = fold.probabilities.argmax(axis=1) == fold.targets
     truth = columns_of([image.label for image in held_out], head.labels)
     if (truth >= 0).any():
         rows = bench.store.read([image.digest for image in held_out], bench.spec.columns(head.taps))
-        right = apply(head, rows).argmax(axis=1)[truth >= 0] == truth[truth >= 0]
-    else:
-        fold = trained.out_of_fold
-        right = fold.probabilities.argmax(axis=1) == fold.targets
+        answers = apply(head, rows).argmax(axis=1)
+        right = np.concatenate([right, answers[truth >= 0] == truth[truth >= 0]])
     low, high = wilson_interval(int(right.sum()), len(right))
-    return {"accuracy": float(right.mean()), "accuracy_low": low, "accuracy_high": high}
+    return {
+        "accuracy": float(right.mean()),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "n_judged": len(right),
+    }
 
 
 def _speed(speeds: Sequence[Speed], of: str, batch_size: int | None = None) -> Speed | None:

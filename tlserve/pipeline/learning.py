@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,20 +12,22 @@ import numpy.typing as npt
 
 from tlserve.core.augmentation import Augmentation, policy, view_keys
 from tlserve.core.head import Head
+from tlserve.core.judge import columns_of
 from tlserve.core.lifecycle import Phase
 from tlserve.core.messages import Recipe
 from tlserve.core.plan import Depth, HeadKind, Plan, Strategy
 from tlserve.core.strategy import Choice
-from tlserve.core.types import Features, Snapshot, Split
+from tlserve.core.types import Features, LabelledImage, Snapshot, Split
 from tlserve.pipeline.choosing import choose_strategy
 from tlserve.pipeline.filling import Filler
 from tlserve.pipeline.telling import Teller
 from tlserve.pipeline.workshop import Bench, Workshop
 from tlserve.plugin_api import LAST_TAP
-from tlserve.training import Examples, OutOfFold, TrainedHead, train
+from tlserve.training import Examples, OutOfFold, TrainedHead, judged_on, train
 
+FEWEST_JUDGES = 10
 FEW_VIEWS = 256
-"""A quick pass makes this many missing views at most; the study after it makes the rest."""
+"""A quick pass makes this many missing views at most; the next passes, or a study, make the rest."""
 LOOKING = "looking for a better version"
 NO_VIEWS = Augmentation()
 LEAST_PROBABILITY = 1e-12
@@ -64,17 +67,17 @@ class Learner:
     def quick(self, plan: Plan) -> Learned:
         """By the plan, on whatever views the cache has or a moment gives."""
         augmentation = policy(plan.augment)
-        missing = self._filler.missing_views(self._bench, self._images, augmentation, plan.views)
-        if 0 < missing <= FEW_VIEWS:
-            self._filler.views(self._bench, self._images, augmentation, plan.views)
+        few = self._lacking_views(augmentation, plan.views, FEW_VIEWS)
+        self._filler.views(self._bench, few, augmentation, plan.views)
         self._teller.enter(Phase.TRAINING)
-        examples = self.examples(plan.taps, augmentation, plan.views)
-        return Learned(self._train(examples, plan.taps, (plan.head,), plan.mixup), plan)
+        trained = self._train(plan.taps, (plan.head,), plan.mixup, augmentation, plan.views)
+        return Learned(trained, plan)
 
     def study(self, depth: Depth, shop: Workshop, *, tuned: Plan | None = None) -> Learned:
         """Find the plan that cross-validation likes best, as far as the depth allows, and train by it.
 
-        tuned: what the build was fine-tuned for; its taps are not in question any more.
+        tuned: what the build was fine-tuned for. Its taps are not in question any more, and nothing is
+        compared on its rows, which know the training images: softmax, unless the settings name another head.
         """
         self._teller.enter(Phase.TRAINING, f"{LOOKING}: comparing taps and heads")
         wish = self._recipe.wish
@@ -91,8 +94,10 @@ class Learner:
             )
         taps = choice.taps if choice else (LAST_TAP,)
         kinds = tuple(HeadKind) if wish.head == "auto" else (wish.head,)
-        views = depth is Depth.FULL and bool(wish.views and policy(wish.augment).operations)
-        trained = self._train(self.examples(taps), taps, kinds, wish.mixup and not views)
+        if tuned:
+            kinds = (default_plan(self._recipe).head,)
+        views = not tuned and depth is Depth.FULL and bool(wish.views and policy(wish.augment).operations)
+        trained = self._train(taps, kinds, wish.mixup and not views)
         strategy = tuned.strategy if tuned else Strategy.TAPS if taps != (LAST_TAP,) else Strategy.HEAD
         plan = Plan(taps, trained.kind, strategy, mixup=mixed(trained))
         notes: dict[str, Any] = {"strategy": choice.as_report()} if choice else {}
@@ -100,24 +105,37 @@ class Learner:
         return self._with_views(learned) if views else learned
 
     def examples(
-        self, taps: tuple[str, ...], augmentation: Augmentation = NO_VIEWS, n_views: int = 0
+        self, taps: tuple[str, ...], places: Sequence[int], augmentation: Augmentation, n_views: int
     ) -> Examples:
-        """The rows of the training images, and of those of their views that the cache has."""
+        """The rows of the training images at these places, and of those of their views that the cache has."""
         store, columns = self._bench.store, self._bench.spec.columns(taps)
+        images = [self._images[place] for place in places]
         keys = {
             key: position
-            for position, image in enumerate(self._images)
+            for position, image in enumerate(images)
             for key in view_keys(image.digest, augmentation, n_views)
         }
         there = keys.keys() - set(store.missing(keys))
         wanted = [key for key in keys if key in there]
         return Examples.of(
-            store.read([image.digest for image in self._images], columns),
-            [image.label for image in self._images],
+            store.read([image.digest for image in images], columns),
+            [image.label for image in images],
             views=store.read(wanted, columns) if wanted else None,
             views_of=[keys[key] for key in wanted],
-            groups=self._groups,
+            groups=[self._groups[place] for place in places],
         )
+
+    def _lacking_views(self, augmentation: Augmentation, n_views: int, most: int) -> list[LabelledImage]:
+        """Images of which views have no row yet: as many as lack `most` views together."""
+        keys = [view_keys(image.digest, augmentation, n_views) for image in self._images]
+        missing = set(self._bench.store.missing(itertools.chain.from_iterable(keys)))
+        found = []
+        for image, own in zip(self._images, keys, strict=True):
+            n_missing = sum(key in missing for key in own)
+            if 0 < n_missing <= most:
+                found.append(image)
+                most -= n_missing
+        return found
 
     def _with_views(self, plain: Learned) -> Learned:
         """The same with augmented views and mixtures, if cross-validation says that these help."""
@@ -127,9 +145,7 @@ class Learner:
         self._filler.views(self._bench, self._images, augmentation, wish.views)
         self._teller.enter(Phase.TRAINING, f"{LOOKING}: learning from augmented views")
         taps = plain.plan.taps
-        trained = self._train(
-            self.examples(taps, augmentation, wish.views), taps, (plain.plan.head,), wish.mixup
-        )
+        trained = self._train(taps, (plain.plan.head,), wish.mixup, augmentation, wish.views)
         note = gained(plain.trained, trained)
         note |= {"policy": ", ".join(wish.augment), "operations": augmentation.words(), "views": wish.views}
         notes = plain.notes | {"augmentation": note}
@@ -144,10 +160,17 @@ class Learner:
         return replace(plain, trained=replace(trained, report=report), plan=plan, notes=notes)
 
     def _train(
-        self, examples: Examples, taps: tuple[str, ...], kinds: tuple[HeadKind, ...], mixup: bool
+        self,
+        taps: tuple[str, ...],
+        kinds: tuple[HeadKind, ...],
+        mixup: bool,
+        augmentation: Augmentation = NO_VIEWS,
+        n_views: int = 0,
     ) -> TrainedHead:
+        judges = self._judges()
+        learners = sorted(set(range(len(self._images))) - set(judges))
         trained = train(
-            examples,
+            self.examples(taps, learners, augmentation, n_views),
             taps,
             kinds=kinds,
             seed=self._recipe.seed,
@@ -160,7 +183,22 @@ class Learner:
             cancelled=self._teller.cancelled,
         )
         self._teller.check_cancelled()
-        return trained
+        if not judges:
+            return trained
+        rows = self._bench.store.read(
+            [self._images[place].digest for place in judges], self._bench.spec.columns(taps)
+        )
+        targets = columns_of([self._images[place].label for place in judges], trained.head.labels)
+        return judged_on(trained, rows, targets, np.array(judges, dtype=np.intp))
+
+    def _judges(self) -> list[int]:
+        """Places of the training images that judge instead of teaching: on a fine-tuned build those that
+        only validated, if they are enough and no class would go without."""
+        judges = [at for at, image in enumerate(self._images) if image.digest in self._bench.validation]
+        taught = {image.label for image in self._images if image.digest not in self._bench.validation}
+        if len(judges) < FEWEST_JUDGES or taught != {image.label for image in self._images}:
+            return []
+        return judges
 
     def held_out_rows(self, taps: tuple[str, ...]) -> Features | None:
         if not self._held_out:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +233,9 @@ class _Pass:
                 # Another backbone: its held-out rows may not be in its cache yet.
                 self._filler.images(theirs_bench, held_out)
             theirs = self._answers(theirs_bench, live.head, held_out)
-        return judge(truth, mine, theirs, self._job.recipe.policy)
+        # What only looks for something better must not wear a model down, one small loss after the other.
+        is_search = self._job.depth is Depth.FULL or self._job.tuned is not None
+        return judge(truth, mine, theirs, replace(self._job.recipe.policy, must_not_lose=is_search))
 
     def _answers(self, bench: Bench, head: Head, images: tuple[LabelledImage, ...]) -> Answers:
         rows = bench.store.read([image.digest for image in images], bench.spec.columns(head.taps))

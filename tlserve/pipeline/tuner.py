@@ -8,6 +8,7 @@ the last checkpoint when it is started again.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import time
@@ -29,8 +30,10 @@ from tlserve.pipeline.ordering import (
     tune_options,
     write_result,
 )
+from tlserve.pipeline.workshop import VALIDATION_FILE
 from tlserve.plugin_api import TrainableBackbone
 from tlserve.plugin_host import PluginHost, make_build
+from tlserve.release.disk import replace_file, store_errors
 from tlserve.release.layout import StateLayout
 from tlserve.runtime import BuildSpec, choose_device
 
@@ -122,9 +125,11 @@ def carry_out(
     )
     if done.report.best_epoch == 0:
         raise TuningUseless(done.report.reason)
-    build = make_build(done.backbone, plugin, layout.backbones, device).name
+    build = make_build(done.backbone, plugin, layout.backbones, device)
+    with store_errors(build, "write in"):
+        replace_file(build / VALIDATION_FILE, json.dumps(sorted(done.validation_digests)).encode())
     report = {**as_json(done.report), "seconds": round(time.perf_counter() - began, 1)}
-    return TuneResult(build, report)
+    return TuneResult(build.name, report)
 
 
 def still_there(order: TuneOrder) -> list[TuneImage]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import time
@@ -36,6 +37,7 @@ Later = Callable[[Callable[[], bool]], None]
 """Work that can wait. It asks what it is given whether to stop, and then raises TrainingCancelled."""
 
 TIDY_EVERY_SECONDS = 900.0
+VALIDATION_FILE = "validation.json"
 TUNED = "tuned-"
 """How the build version of a fine-tuned backbone begins; see `tuning.backbone`."""
 ONE_IMAGE_STREAM_PER_CORE = 1
@@ -170,7 +172,10 @@ class Workshop:
         if digest not in self._benches:
             folder = self.layout.backbones / digest
             if not folder.is_dir():
-                raise BackboneProblem(f"the build {digest[:12]} is not in {self.layout.backbones} any more")
+                raise BackboneProblem(
+                    f"the build {digest[:12]} is not in {self.layout.backbones} any more; restore it from a "
+                    "backup, or make a version of another build live: tlserve promote MODEL N"
+                )
             self._benches[digest] = Bench(folder, self.layout.features(digest), self.device, self._threads)
         return self._benches[digest]
 
@@ -200,6 +205,8 @@ class Bench:
     def __init__(self, folder: Path, features: Path, device: Device, threads: int) -> None:
         self.spec = read_build_spec(folder)
         self.folder, self.device = folder, device
+        self.validation = validation_of(folder)
+        """Of a fine-tuned build: digests of the training images that only validated."""
         self.store = FeatureStore(features, row_width=self.spec.row_width)
         self._threads = threads
         self._session: BackboneSession | None = None
@@ -223,6 +230,14 @@ class Bench:
         self.store.close()
         if self._session is not None:
             self._session.close()
+
+
+def validation_of(build: Path) -> frozenset[str]:
+    """Empty for a build that was not fine-tuned."""
+    try:
+        return frozenset(json.loads((build / VALIDATION_FILE).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return frozenset()
 
 
 def _is_tuned(build: Path) -> bool:

@@ -41,7 +41,7 @@ class LearningDefaults(BaseModel):
     )
     novelty_budget_kb: int = Field(default=256, ge=16, description="Most kB of a head's novelty parameters.")
     unfreeze: Unfreeze = Field(default="auto", description="Blocks that fine-tuning changes: k, all, auto.")
-    tune_epochs: int = Field(default=20, ge=1, description="Most epochs of a fine-tuning.")
+    tune_epochs: int = Field(default=12, ge=1, description="Most epochs of a fine-tuning.")
     tune_minutes: float = Field(
         default=60.0,
         gt=0,

@@ -31,7 +31,7 @@ class ModelFile(LearningOverrides):
     unknown_threshold: float | None = Field(default=None, ge=0, le=1)
     follow_symlinks: bool | None = None
     keep_versions: int | None = Field(default=None, ge=2)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
 
 
 def load_model_file(folder: Path) -> ModelFile:

@@ -7,6 +7,7 @@ touched here.
 
 from tlserve.training.examples import Examples
 from tlserve.training.fit import train, train_softmax
+from tlserve.training.judged import judged_on
 from tlserve.training.learning_curve import LearningCurve, learning_curve
 from tlserve.training.linear import TrainingCancelled
 from tlserve.training.similarity import score_taps
@@ -19,6 +20,7 @@ __all__ = [
     "OutOfFold",
     "TrainedHead",
     "TrainingCancelled",
+    "judged_on",
     "learning_curve",
     "likely_mislabelled",
     "score_taps",

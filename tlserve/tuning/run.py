@@ -169,7 +169,7 @@ def _module(backbone: TrainableBackbone) -> TrainableModule:
 def _report(tuned: Tuned, options: TuneOptions, n_validation: int) -> TuneReport:
     before, after = tuned.history[0], tuned.history[tuned.best_epoch]
     return TuneReport(
-        reason=_reason(tuned),
+        reason=_reason(tuned, n_validation),
         epochs=tuple(asdict(result) for result in tuned.history),
         best_epoch=tuned.best_epoch,
         validation_accuracy_before=before.validation_accuracy,
@@ -186,18 +186,20 @@ def _report(tuned: Tuned, options: TuneOptions, n_validation: int) -> TuneReport
     )
 
 
-def _reason(tuned: Tuned) -> str:
+def _reason(tuned: Tuned, n_validation: int) -> str:
     if tuned.from_scratch:
         what = f"all {tuned.n_blocks} blocks were trained from random weights"
     elif tuned.n_unfrozen == tuned.n_blocks:
         what = f"all {tuned.n_blocks} blocks were fine-tuned"
     else:
-        what = f"the last {tuned.n_unfrozen} of {tuned.n_blocks} blocks were fine-tuned"
+        last = "last block" if tuned.n_unfrozen == 1 else f"last {tuned.n_unfrozen} blocks"
+        what = f"the {last} of {tuned.n_blocks} learnt"
     before, after = tuned.history[0], tuned.history[tuned.best_epoch]
     if tuned.best_epoch == 0:
-        return f"{what}, but no epoch was better than the head alone ({before.validation_accuracy:.1%})"
+        alone = f"{before.validation_accuracy:.1%} of {n_validation} images that only validate"
+        return f"{what}, but no epoch was better than the head alone ({alone})"
     return (
         f"{what} on {tuned.n_images} images: {before.validation_accuracy:.1%} became "
-        f"{after.validation_accuracy:.1%} on images that only validate, best after epoch {tuned.best_epoch} "
-        f"of {len(tuned.history) - 1}"
+        f"{after.validation_accuracy:.1%} on {n_validation} images that only validate, best after epoch "
+        f"{tuned.best_epoch} of {len(tuned.history) - 1}"
     )
