@@ -38,6 +38,13 @@ class Stage:
         job = PassJob(job_id or f"job{self._jobs}", "shapes", str(self.folder), recipe, **more)
         return run_pass(job, self.shop, self.events.append, cancelled)
 
+    def reopen(self, plugin_folders: tuple[Path, ...] = ()) -> None:
+        """A new trainer over the same state."""
+        self.shop.close()
+        self.shop = Workshop(
+            self.layout, self.shop.catalog, device="cpu", threads=1, plugin_folders=plugin_folders
+        )
+
     def go_live(self, version: int | None) -> None:
         """What the daemon does with a promoted version."""
         assert version is not None

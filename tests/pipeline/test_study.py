@@ -150,3 +150,51 @@ def test_the_page_of_a_version_is_written_when_nobody_waits(stage: Stage) -> Non
     assert report["evaluation"]["held_out"]["accuracy"] == stage.manifest(1).accuracy
     assert report["learning_curve"]["points"]
     assert report["hardest"]
+
+
+def test_a_report_that_a_killed_trainer_left_unfinished_is_made_up_for(stage: Stage) -> None:
+    stage.go_live(stage.run(wishing()).version)
+    assert "evaluation" not in stage.report(1)
+    stage.reopen()
+    assert stage.run(wishing()).outcome == "unchanged"
+    stage.shop.catch_up(everything=True)
+    assert stage.report(1)["evaluation"]["held_out"]["accuracy"] == stage.manifest(1).accuracy
+    assert stage.shop.versions.page("shapes", 1) is not None
+    stage.run(wishing())
+    assert not stage.shop.is_behind
+
+
+def test_a_wish_that_the_backbone_cannot_fulfil_is_told_and_not_tried_again(stage: Stage) -> None:
+    (stage.folder.parent / "frozen.py").write_text(FROZEN)
+    stage.reopen(plugin_folders=(stage.folder.parent,))
+    recipe = replace(RECIPE, backbone="frozen", wish=Wish(strategy=Strategy.FINETUNE, views=0))
+    stage.go_live(stage.run(recipe).version)
+    done = stage.run(recipe, depth=Depth.FULL)
+    assert (done.outcome, "cannot be trained" in done.reason) == ("unchanged", True)
+    later = stage.run(recipe)
+    assert (later.outcome, later.study, "cannot be trained" in later.reason) == ("unchanged", False, True)
+
+
+FROZEN = """
+from tlserve_nano import PLUGIN as NANO
+
+
+class Frozen:
+    def __init__(self):
+        self.nano = NANO.load("")
+        self.info = self.nano.info
+
+    def export(self, path):
+        self.nano.export(path)
+
+
+class Plugin:
+    def names(self):
+        return ("",)
+
+    def load(self, rest):
+        return Frozen()
+
+
+PLUGIN = Plugin()
+"""

@@ -156,3 +156,9 @@ def test_a_newer_order_outlives_the_pass_over_an_older_result(stage: Stage, orde
     assert newer is not None
     assert newer.snapshot_id != ordered.snapshot_id
     assert read_result(stage.layout, "shapes") is None
+
+
+def test_an_order_is_withdrawn_when_the_settings_want_a_head_only(stage: Stage, ordered: TuneOrder) -> None:
+    other = replace(TUNING, wish=replace(TUNING.wish, strategy=Strategy.HEAD))
+    stage.run(other, depth=Depth.FULL)
+    assert read_order(stage.layout, "shapes") is None

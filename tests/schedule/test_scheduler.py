@@ -315,3 +315,14 @@ async def test_a_long_errand_ends_when_nobody_waits_for_it(stage: Stage) -> None
     stage.scheduler.look("b")
     await until(lambda: len(stage.passes) == 1)
     assert [type(one) for one in stage.trainer.jobs] == [CompareJob, PassJob]
+
+
+async def test_a_patient_errand_lets_a_study_go_on(stage: Stage) -> None:
+    stage.trainer.gate.clear()
+    stage.scheduler.study("a")
+    await until(lambda: len(stage.passes) == 1)
+    errand = asyncio.create_task(stage.scheduler.errand(ExportJob("e", "a", 1), patient=True))
+    await asyncio.sleep(0.02)
+    assert not stage.trainer.told_to_end
+    stage.trainer.gate.set()
+    await errand

@@ -265,7 +265,8 @@ class DaemonBackend:
         patience = BACKBONES_PATIENCE_SECONDS if catalogue.is_file() else None
         try:
             async with asyncio.timeout(patience):
-                done = await self._daemon.scheduler.errand(ListBackbonesJob(uuid.uuid4().hex))
+                job = ListBackbonesJob(uuid.uuid4().hex)
+                done = await self._daemon.scheduler.errand(job, patient=catalogue.is_file())
             assert isinstance(done, BackbonesListed)
             entries = done.backbones
         except TimeoutError:

@@ -79,6 +79,10 @@ class Tunings:
                 self._board.said(model, "version", f"{done.reason}; learning on it")
                 self._scheduler.learn_tuned(model, done.build)
                 return
+            if done.cancelled:
+                # Whoever placed another order has announced it too.
+                self._board.said(model, "tuning", f"fine-tuning ended: {done.reason}")
+                return
             self._board.said(model, "problem", f"fine-tuning ended without a result: {done.reason}")
             if not done.retryable or pause is None:
                 return

@@ -13,20 +13,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tlserve.core.errors import MassDisappearance, TooFewClasses
+from tlserve.core.errors import MassDisappearance, StrategyImpossible, TooFewClasses
 from tlserve.core.head import Head, apply
 from tlserve.core.judge import Answers, Decision, judge
 from tlserve.core.lifecycle import Phase, Promotion
 from tlserve.core.messages import PassDone, PassJob, ProblemNote, SnapshotTaken
-from tlserve.core.plan import Depth, Plan
-from tlserve.core.quadrant import TUNING
+from tlserve.core.plan import Depth
 from tlserve.core.types import LabelledImage, Snapshot, Split
 from tlserve.ingest import ReconcileCancelled, ScanRules, group_numbers, reconcile
 from tlserve.pipeline.filling import Filler
 from tlserve.pipeline.learning import Learned, Learner, default_plan
-from tlserve.pipeline.ordering import forget_tuning, order_tuning, read_order, read_result
 from tlserve.pipeline.reporting import PROBLEMS_TOLD, Findings, first_report, report_later
-from tlserve.pipeline.studies import Study, is_due, read_study, tuning_digest, wish_digest, write_study
+from tlserve.pipeline.searching import Search
 from tlserve.pipeline.telling import Cancelled, Emit, Teller
 from tlserve.pipeline.workshop import Bench, Workshop
 from tlserve.pipeline.worth import check_trainable, fits_wish, keeps_tuned, relevant, same_work, waits
@@ -51,7 +49,7 @@ class _Pass:
     def __init__(self, job: PassJob, shop: Workshop, teller: Teller) -> None:
         self._job, self._shop, self._teller = job, shop, teller
         self._filler = Filler(Path(job.folder), job.recipe.max_pixels, teller)
-        self._tune = False
+        self._search = Search(job, shop)
         self._group_numbers: dict[str, tuple[int, ...]] = {}
 
     def run(self) -> PassDone:
@@ -64,29 +62,34 @@ class _Pass:
         check_trainable(snapshot)
 
         live = self._shop.versions.load(job.model, state.live) if state.live is not None else None
-        if job.tuned is not None and not self._is_still_wanted(job.tuned):
-            result = read_result(self._shop.layout, job.model)
-            if result is not None and result.build == job.tuned:
-                # Else a newer order lies there, whose tuner may be at work.
-                forget_tuning(self._shop.layout, job.model)
+        if job.tuned is not None and not self._search.is_still_wanted(job.tuned):
             words = "the settings changed since the backbone was fine-tuned, so that is not used"
             return self.done("unchanged", words)
         bench = self._bench(live)
         snapshot = self._extract(bench, snapshot)
         check_trainable(snapshot)
-        study = self._study_wanted(snapshot)
+        study = self._search.is_wanted(snapshot)
         if job.depth is Depth.QUICK:
             # The pass that was to learn on it ended early: the model was frozen, say, or lacked a class.
-            self._tune = read_result(self._shop.layout, job.model) is not None
+            self._search.ordered = self._search.result() is not None
         if job.depth is not Depth.FULL and job.tuned is None and not job.force:
             ended = self._nothing_to_do(snapshot, bench, state, live)
             if ended is not None:
+                self._make_up_for_the_report(bench, snapshot, live)
+                if self._search.problem:
+                    ended["reason"] += f"; {self._search.problem}"
                 return self.done(study=study, **ended)
 
-        learned = self._learn(bench, snapshot, live)
+        try:
+            learned = self._learn(bench, snapshot, live)
+        except StrategyImpossible as exc:
+            if job.depth is not Depth.FULL:
+                raise
+            self._search.is_impossible(snapshot, str(exc))
+            return self.done("unchanged", f"nothing better was looked for: {exc}")
         is_study = job.depth is Depth.FULL
         if is_study and live is not None and self._is_best_already(live, snapshot, bench, learned):
-            self._remember_study(bench, snapshot, learned)
+            self._search.ended(bench, snapshot, learned, self._groups(snapshot))
             return self.done("unchanged", f"studied: nothing better than version {live.number} was found")
 
         self._teller.enter(Phase.JUDGING)
@@ -95,10 +98,10 @@ class _Pass:
         self._teller.enter(Phase.PUBLISHING)
         manifest = self._publish(bench, snapshot, learned, decision, state)
         if job.tuned is not None:
-            forget_tuning(self._shop.layout, job.model)
+            self._search.learnt()
         if is_study:
             # Not before: what a kill or a full disk took would never be looked for again.
-            self._remember_study(bench, snapshot, learned)
+            self._search.ended(bench, snapshot, learned, self._groups(snapshot))
         return self.done(study=study, **self._published(manifest, state))
 
     def done(self, outcome: str, reason: str, **more: Any) -> PassDone:
@@ -110,7 +113,7 @@ class _Pass:
             outcome,
             reason,
             timeline=self._teller.timeline,
-            tune=self._tune,
+            tune=self._search.ordered,
             **more,
         )
 
@@ -160,10 +163,6 @@ class _Pass:
             return self._shop.bench(live.manifest.build)
         return self._shop.bench(base)
 
-    def _base(self) -> str:
-        """Digest of the build of the backbone that the settings name."""
-        return self._shop.build(self._job.recipe.backbone).name
-
     def _extract(self, bench: Bench, snapshot: Snapshot) -> Snapshot:
         """Fill the cache for the snapshot; returns it without the images that gave no row."""
         if bench.store.missing([image.digest for image in snapshot.images]):
@@ -176,23 +175,25 @@ class _Pass:
         return Snapshot(snapshot.model, partial, kept, snapshot.problems)
 
     def _learn(self, bench: Bench, snapshot: Snapshot, live: Version | None) -> Learned:
-        job = self._job
+        learner, tuned = self._learner(bench, snapshot, live), self._search.tuned_plan(bench, live)
+        if self._job.depth is not Depth.QUICK:
+            return learner.study(self._job.depth, self._shop, tuned=tuned)
+        plan = live.manifest.plan if live is not None and live.manifest.build == bench.spec.digest else None
+        if plan is None or live is None or not fits_wish(live, self._job.recipe):
+            plan = default_plan(self._job.recipe, tuned)
+        return learner.quick(plan)
+
+    def _learner(self, bench: Bench, snapshot: Snapshot, live: Version | None) -> Learner:
         on_this_build = live is not None and live.manifest.build == bench.spec.digest
-        learner = Learner(
+        return Learner(
             bench,
             snapshot,
-            job.recipe,
+            self._job.recipe,
             self._filler,
             self._teller,
             groups=self._groups(snapshot),
             warm=live.head if live is not None and on_this_build else None,
         )
-        if job.depth is Depth.QUICK:
-            plan = live.manifest.plan if live is not None and on_this_build else None
-            if plan is None or live is None or not fits_wish(live, job.recipe):
-                plan = default_plan(job.recipe, self._tuned_plan(bench, live))
-            return learner.quick(plan)
-        return learner.study(job.depth, self._shop, tuned=self._tuned_plan(bench, live))
 
     def _findings(self, bench: Bench, snapshot: Snapshot, learned: Learned) -> Findings:
         return Findings(Path(self._job.folder), bench, snapshot, learned, self._groups(snapshot))
@@ -204,23 +205,6 @@ class _Pass:
             found = tuple(group_numbers(self._shop.catalog, self._job.model, images))
             self._group_numbers[snapshot.snapshot_id] = found
         return self._group_numbers[snapshot.snapshot_id]
-
-    def _is_still_wanted(self, tuned: str) -> bool:
-        """Whether a fine-tuned build is the one that was ordered, of the backbone that the settings name."""
-        order = read_order(self._shop.layout, self._job.model)
-        result = read_result(self._shop.layout, self._job.model)
-        if order is None or result is None or result.build != tuned:
-            return False
-        return order.parent == self._base() and self._job.recipe.wish.strategy in ("auto", order.strategy)
-
-    def _tuned_plan(self, bench: Bench, live: Version | None) -> Plan | None:
-        """What the build at work was fine-tuned for; None for a build as its plugin made it."""
-        if self._job.tuned is not None:
-            order = read_order(self._shop.layout, self._job.model)
-            return order.plan if order is not None else None
-        if live is not None and live.manifest.build == bench.spec.digest and live.manifest.tuned_from:
-            return live.manifest.plan
-        return None
 
     def _judge(self, bench: Bench, snapshot: Snapshot, head: Head, live: Version | None) -> Decision:
         held_out = snapshot.on(Split.HELD_OUT)
@@ -245,7 +229,7 @@ class _Pass:
         self, bench: Bench, snapshot: Snapshot, learned: Learned, decision: Decision, state: LiveState
     ) -> Manifest:
         job = self._job
-        base = self._base()
+        base = self._search.base
         draft = Draft(
             job_id=job.job_id,
             created=time.time(),
@@ -267,7 +251,7 @@ class _Pass:
             tuned_from=None if bench.spec.digest == base else base,
         )
         findings = self._findings(bench, snapshot, learned)
-        result = read_result(self._shop.layout, job.model) if job.tuned is not None else None
+        result = self._search.result() if job.tuned is not None else None
         report = first_report(job.model, draft, findings, decision, result)
         manifest = self._shop.versions.publish(job.model, learned.trained.head, draft, report)
         report_later(self._shop, manifest, findings)
@@ -275,37 +259,16 @@ class _Pass:
 
     # -- studies
 
-    def _study_wanted(self, snapshot: Snapshot) -> bool:
-        """Whether a pass at full depth is worth its time after this one."""
-        job = self._job
-        if job.depth is not Depth.QUICK or not job.recipe.study:
-            return False
-        study = read_study(self._shop.layout.study(job.model))
-        return job.force or study is None or not study.covers(snapshot, self._base(), job.recipe)
-
-    def _remember_study(self, bench: Bench, snapshot: Snapshot, learned: Learned) -> None:
-        """Note the end of a search, and order the fine-tuning that it calls for."""
-        job, base = self._job, self._base()
-        path = self._shop.layout.study(job.model)
-        before = read_study(path)
-        tuned_at = before.n_images_at_tuning if before is not None and before.build == base else 0
-        strategy = learned.choice.strategy if learned.choice is not None else learned.plan.strategy
-        tuning, is_tuned = tuning_digest(job.recipe, strategy), bench.spec.digest != base
-        if strategy not in TUNING:
-            tuning = before.tuning if before is not None else ""
-        elif is_due(before, tuned_at, snapshot, job.recipe, tuned_as=tuning if is_tuned else None):
-            order_tuning(self._shop, job, snapshot, self._groups(snapshot), strategy)
-            self._tune, tuned_at = True, len(snapshot.images)
-        study = Study(
-            build=base,
-            wish=wish_digest(job.recipe),
-            n_images=len(snapshot.images),
-            classes=snapshot.classes,
-            found=learned.choice.reason if learned.choice is not None else "kept to the fine-tuned backbone",
-            n_images_at_tuning=tuned_at,
-            tuning=tuning,
-        )
-        write_study(path, study)
+    def _make_up_for_the_report(self, bench: Bench, snapshot: Snapshot, live: Version | None) -> None:
+        """Complete the live version's report, if an earlier trainer ended before it came to that."""
+        if live is None or live.manifest.plan is None:
+            return
+        if (self._job.model, live.number) in self._shop.reported:
+            return
+        same = (live.manifest.build, live.manifest.snapshot_id) == (bench.spec.digest, snapshot.snapshot_id)
+        if same and self._shop.versions.page(self._job.model, live.number) is None:
+            learned = self._learner(bench, snapshot, live).quick(live.manifest.plan)
+            report_later(self._shop, live.manifest, self._findings(bench, snapshot, learned))
 
     def _is_best_already(self, live: Version, snapshot: Snapshot, bench: Bench, learned: Learned) -> bool:
         """Whether the study ended with what is live; its report then tells of the study too."""

@@ -85,6 +85,7 @@ def report_later(shop: Workshop, manifest: Manifest, findings: Findings) -> None
         except UnknownVersion:
             log.info("model %r: version %d is gone, and its report", manifest.model, manifest.version)
 
+    shop.reported.add((manifest.model, manifest.version))
     shop.later(complete)
 
 

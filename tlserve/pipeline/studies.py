@@ -35,6 +35,8 @@ class Study:
     """Images when the last fine-tuning was ordered; 0 if none was."""
     tuning: str = ""
     """Digest of what the settings asked of fine-tuning when it was last called for."""
+    problem: str = ""
+    """Why what the settings ask for cannot be done; studying again would end the same way."""
 
     def covers(self, snapshot: Snapshot, build: str, recipe: Recipe) -> bool:
         """Whether studying again would, as far as one can tell, find the same."""

@@ -39,6 +39,8 @@ from tlserve.runtime import BuildSpec, choose_device
 
 log = logging.getLogger("tlserve.pipeline")
 
+LOOK_EVERY_SECONDS = 5.0
+WITHDRAWN = "it is not wanted any more"
 LEAST_LEFT = 0.9
 """The share of the images that must still be there, as they were ordered."""
 
@@ -53,6 +55,7 @@ class Tuner:
     def __init__(self, options: TrainerOptions, channel: Channel) -> None:
         self._options, self._channel = options, channel
         self._layout = StateLayout(options.state)
+        self._looked_at, self._withdrawn = time.monotonic(), False
 
     def run(self) -> None:
         self._channel.send(TrainerReady(os.getpid()))
@@ -73,10 +76,10 @@ class Tuner:
                 self._layout,
                 self._options,
                 lambda progress: self._channel.send(TuneProgressed(job.job_id, job.model, progress)),
-                lambda: self._channel.cancelled(job.job_id),
+                lambda: self._channel.cancelled(job.job_id) or self._is_withdrawn(order),
             )
         except TuningCancelled:
-            return Tuned(job.job_id, job.model, None, "stopped on request", cancelled=True)
+            return Tuned(job.job_id, job.model, None, WITHDRAWN, cancelled=True)
         except TuningUseless as exc:
             forget_tuning(self._layout, job.model)
             return Tuned(job.job_id, job.model, None, str(exc))
@@ -85,8 +88,21 @@ class Tuner:
         except Exception as exc:
             log.exception("the fine-tuning of model %r failed", job.model)
             return Tuned(job.job_id, job.model, None, f"unexpected error: {exc!r}", retryable=True)
+        return self._delivered(job, order, result)
+
+    def _delivered(self, job: TuneJob, order: TuneOrder, result: TuneResult) -> Tuned:
+        if read_order(self._layout, job.model) != order:
+            return Tuned(job.job_id, job.model, None, WITHDRAWN, cancelled=True)
         write_result(self._layout, job.model, result)
         return Tuned(job.job_id, job.model, result.build, result.report["reason"])
+
+    def _is_withdrawn(self, order: TuneOrder) -> bool:
+        """Whether another order has taken its place, or none; looked at every few seconds."""
+        now = time.monotonic()
+        if now - self._looked_at >= LOOK_EVERY_SECONDS:
+            self._looked_at = now
+            self._withdrawn = read_order(self._layout, order.model) != order
+        return self._withdrawn
 
 
 def carry_out(

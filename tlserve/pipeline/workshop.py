@@ -70,6 +70,9 @@ class Workshop:
         self._tidied_at = time.monotonic()
         self._later: deque[Later] = deque()
 
+        self.reported: set[tuple[str, int]] = set()
+        """Model and number of the versions whose reports were, or will be, completed by this process."""
+
     def close(self) -> None:
         """Close every cache and session."""
         for bench in self._benches.values():

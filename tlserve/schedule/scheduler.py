@@ -141,12 +141,16 @@ class Scheduler:
         self._background.add(request, name=f"tuned {model}")
         self._wake.set()
 
-    async def errand(self, job: Job) -> LastEvent:
-        """Run a job that is no pass (an export, a listing), before or between the waiting passes."""
+    async def errand(self, job: Job, *, patient: bool = False) -> LastEvent:
+        """Run a job that is no pass (an export, a listing), before or between the waiting passes.
+
+        patient: it is not worth setting aside what runs in the background.
+        """
         done: asyncio.Future[LastEvent] = asyncio.get_running_loop().create_future()
         self._errands.append((job, done))
         self._wake.set()
-        self._set_aside()
+        if not patient:
+            self._set_aside()
         return await done
 
     async def background_errand(self, job: Job) -> LastEvent:
