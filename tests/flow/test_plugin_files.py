@@ -42,7 +42,7 @@ def listed(client: Client) -> dict[str, str | None]:
 
 
 def retrained(client: Client, live: int) -> None:
-    wait_until(lambda: client.model("shapes").phase == "idle", "the pass before ended")
+    wait_until(lambda: client.model("shapes").phase in ("idle", "failed"), "the pass before ended")
     client.retrain("shapes")
     wait_until(lambda: client.model("shapes").live == live, f"version {live} is live")
 

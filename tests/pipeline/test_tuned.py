@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,8 +41,23 @@ def ordered(stage: Stage) -> TuneOrder:
     return order
 
 
-def tuned_build(stage: Stage, order: TuneOrder) -> str:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keeps the tuned build: every stage has the same pictures, hence the same build."""
+    return tmp_path_factory.mktemp("made")
+
+
+def tuned_build(stage: Stage, order: TuneOrder, made: Path) -> str:
     """One epoch, whatever it brings: what is tested is the way of a tuned build, not its worth."""
+    if not any(made.iterdir()):
+        fine_tuned(stage, order, made)
+    (kept,) = made.iterdir()
+    shutil.copytree(kept, stage.layout.backbones / kept.name, dirs_exist_ok=True)
+    write_result(stage.layout, "shapes", TuneResult(kept.name, {"reason": "one epoch"}))
+    return kept.name
+
+
+def fine_tuned(stage: Stage, order: TuneOrder, made: Path) -> None:
     from tlserve.tuning import TuningImage, fine_tune
 
     folder = Path(order.folder)
@@ -51,9 +67,7 @@ def tuned_build(stage: Stage, order: TuneOrder) -> str:
         TuneOptions(unfreeze=1, epochs=1, views=0),
         stage.layout.tuning("shapes") / "work",
     )
-    build = make_build(done.backbone, "nano", stage.layout.backbones, stage.shop.device).name
-    write_result(stage.layout, "shapes", TuneResult(build, {"reason": done.report.reason}))
-    return build
+    make_build(done.backbone, "nano", made, stage.shop.device)
 
 
 def test_an_order_names_training_images_only(stage: Stage, ordered: TuneOrder) -> None:
@@ -63,9 +77,9 @@ def test_an_order_names_training_images_only(stage: Stage, ordered: TuneOrder) -
 
 
 def test_a_version_on_a_tuned_build_goes_live_and_later_drops_keep_to_it(
-    stage: Stage, ordered: TuneOrder
+    stage: Stage, ordered: TuneOrder, made: Path
 ) -> None:
-    build = tuned_build(stage, ordered)
+    build = tuned_build(stage, ordered, made)
     judges = [image.digest for image in ordered.images][::4]
     (stage.layout.backbones / build / VALIDATION_FILE).write_text(json.dumps(judges))
     done = stage.run(TUNING, depth=Depth.ROWS, tuned=build)
@@ -91,16 +105,16 @@ def test_a_version_on_a_tuned_build_goes_live_and_later_drops_keep_to_it(
     assert stage.manifest(plain.version).tuned_from is None
 
 
-def test_a_tuned_build_of_another_wish_is_not_used(stage: Stage, ordered: TuneOrder) -> None:
-    build = tuned_build(stage, ordered)
+def test_a_tuned_build_of_another_wish_is_not_used(stage: Stage, ordered: TuneOrder, made: Path) -> None:
+    build = tuned_build(stage, ordered, made)
     other = replace(TUNING, wish=replace(TUNING.wish, strategy=Strategy.HEAD))
     done = stage.run(other, depth=Depth.ROWS, tuned=build)
     assert (done.outcome, "settings changed" in done.reason) == ("unchanged", True)
     assert read_order(stage.layout, "shapes") is None
 
 
-def test_a_tuned_build_that_no_version_names_is_removed(stage: Stage, ordered: TuneOrder) -> None:
-    build = tuned_build(stage, ordered)
+def test_a_tuned_build_that_no_version_names_is_removed(stage: Stage, ordered: TuneOrder, made: Path) -> None:
+    build = tuned_build(stage, ordered, made)
     stage.shop.remove_unused_builds()
     assert (stage.layout.backbones / build).is_dir(), "its pass has yet to come"
     stage.run(
@@ -119,9 +133,9 @@ def test_a_fine_tuning_of_images_that_are_gone_is_given_up(stage: Stage, ordered
 
 
 def test_another_head_is_learnt_on_the_tuned_build_and_nothing_is_tuned_anew(
-    stage: Stage, ordered: TuneOrder
+    stage: Stage, ordered: TuneOrder, made: Path
 ) -> None:
-    build = tuned_build(stage, ordered)
+    build = tuned_build(stage, ordered, made)
     stage.go_live(stage.run(TUNING, depth=Depth.ROWS, tuned=build).version)
     ridge = replace(TUNING, wish=replace(TUNING.wish, head=HeadKind.RIDGE))
     done = stage.run(ridge)
@@ -136,9 +150,9 @@ def test_another_head_is_learnt_on_the_tuned_build_and_nothing_is_tuned_anew(
 
 
 def test_a_tuned_build_waits_while_the_model_is_frozen_and_is_asked_for_afterwards(
-    stage: Stage, ordered: TuneOrder
+    stage: Stage, ordered: TuneOrder, made: Path
 ) -> None:
-    build = tuned_build(stage, ordered)
+    build = tuned_build(stage, ordered, made)
     frozen = replace(TUNING, promotion=Promotion.FROZEN)
     assert stage.run(frozen, depth=Depth.ROWS, tuned=build).outcome == "unchanged"
     assert not stage.run(frozen).tune
