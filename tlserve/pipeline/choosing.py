@@ -17,7 +17,7 @@ from tlserve.pipeline.telling import Teller
 from tlserve.pipeline.workshop import Bench, Workshop
 from tlserve.plugin_api import TrainableBackbone
 from tlserve.runtime import usable_cores
-from tlserve.training import score_taps
+from tlserve.training import chance_level, score_taps
 
 
 def choose_strategy(
@@ -54,7 +54,7 @@ def choose_strategy(
     assessment = Assessment(
         n_images=len(images),
         n_classes=len(names),
-        chance=float(np.bincount(targets).max() / len(targets)),
+        chance=chance_level(targets),
         scores=scores,
         trainable=trainable,
         estimated_seconds=seconds,

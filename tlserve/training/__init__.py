@@ -10,7 +10,7 @@ from tlserve.training.fit import train, train_softmax
 from tlserve.training.judged import judged_on
 from tlserve.training.learning_curve import LearningCurve, learning_curve
 from tlserve.training.linear import TrainingCancelled
-from tlserve.training.similarity import score_taps
+from tlserve.training.similarity import chance_level, score_taps
 from tlserve.training.suspects import likely_mislabelled
 from tlserve.training.trained import OutOfFold, TrainedHead
 
@@ -20,6 +20,7 @@ __all__ = [
     "OutOfFold",
     "TrainedHead",
     "TrainingCancelled",
+    "chance_level",
     "judged_on",
     "learning_curve",
     "likely_mislabelled",
