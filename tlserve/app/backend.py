@@ -296,7 +296,9 @@ class DaemonBackend:
         return await self._daemon.releases.number(model, version)
 
     async def _line(self, model: str, version: int | None) -> VersionLine:
-        for line in await self.list_versions(model):
-            if line.version == version:
-                return line
+        row = None
+        if version is not None:
+            row = await asyncio.to_thread(self._daemon.store.row, model, version)
+        if row is not None:
+            return VersionLine(**asdict(row))
         raise NotReady(f"model {model!r} version {version} has just been retired")

@@ -20,7 +20,7 @@ from tlserve.app.events import EventHub
 from tlserve.app.exports import Exporter
 from tlserve.app.folders import WatchedFolders
 from tlserve.app.lock import StateLock
-from tlserve.app.releases import Releases, servable
+from tlserve.app.releases import Releases, servable, stored
 from tlserve.app.tunings import Tunings
 from tlserve.core.errors import StoreUnavailable, Superseded, TlserveError
 from tlserve.core.messages import (
@@ -343,10 +343,10 @@ class Daemon:
         return self._ready
 
     def _stored_version(self, model: str, number: int) -> ServableVersion:
-        return servable(self.store.load(model, number))
+        return servable(*stored(self.store, model, number))
 
-    def _export_later(self, model: str, live: int, pinned: tuple[int, ...]) -> None:
-        self._spawn(self.exporter.follow_live(model, live, pinned), f"export of {model}")
+    def _export_later(self, model: str) -> None:
+        self._spawn(self.exporter.follow_live(model), f"export of {model}")
 
     def _pool_samples(self) -> Iterable[tuple[str, str, bool, float]]:
         totals = self.pool.totals()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import uuid
@@ -18,6 +19,11 @@ from tlserve.schedule import Scheduler
 log = logging.getLogger("tlserve.exports")
 
 RETRY_SECONDS = (1.0, 5.0, 30.0, 300.0)
+REST_SECONDS = 3.0
+"""Between two exports of one model: twenty swaps a second are not worth twenty graphs a second."""
+
+Wanted = tuple[int, tuple[int, ...]]
+"""The live version, and the pinned ones."""
 
 
 class Exporter:
@@ -25,13 +31,32 @@ class Exporter:
 
     def __init__(self, layout: StateLayout, scheduler: Scheduler, state: Callable[[str], LiveState]) -> None:
         self._layout, self._scheduler, self._state = layout, scheduler, state
+        self._following: dict[str, asyncio.Event] = {}
+        """The models whose folder is being brought in line, each with what says that LIVE changed again."""
 
-    async def follow_live(self, model: str, live: int, pinned: tuple[int, ...]) -> None:
-        """Bring the model's Triton folder in line; try until it is done, or LIVE says something else."""
+    async def follow_live(self, model: str) -> None:
+        """Bring the model's Triton folder in line with LIVE, and keep it so while LIVE goes on changing.
+
+        Where versions go live one after the other, those that were live for a moment only are left out.
+        """
+        if model in self._following:
+            self._following[model].set()
+            return
+        changed = self._following[model] = asyncio.Event()
+        try:
+            exported = None
+            while (wanted := _exported_of(self._state(model))) is not None and wanted != exported:
+                changed.clear()
+                await self._export(model, wanted, changed)
+                exported = wanted
+                await asyncio.sleep(REST_SECONDS)
+        finally:
+            del self._following[model]
+
+    async def _export(self, model: str, wanted: Wanted, changed: asyncio.Event) -> None:
+        """Try until it is done, or LIVE says something else."""
+        live, pinned = wanted
         for pause in itertools.chain(RETRY_SECONDS, itertools.repeat(RETRY_SECONDS[-1])):
-            state = self._state(model)
-            if (state.live, state.pinned) != (live, pinned):
-                return
             try:
                 done = await self._scheduler.errand(ExportJob(uuid.uuid4().hex, model, live, pinned))
             except TlserveError as exc:
@@ -41,7 +66,10 @@ class Exporter:
                 if done.error is None:
                     return
                 log.error("model %r: version %d was not exported: %s", model, live, done.error)
-            await asyncio.sleep(pause)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), pause)
+            if _exported_of(self._state(model)) != wanted:
+                return
 
     async def graph(self, model: str, version: int) -> bytes:
         """One version as an ONNX file. Raises CorruptState where its parts are not there any more."""
@@ -65,3 +93,8 @@ class Exporter:
             return await asyncio.to_thread(out.read_bytes)
         finally:
             await asyncio.to_thread(out.unlink, missing_ok=True)
+
+
+def _exported_of(state: LiveState) -> Wanted | None:
+    """What of LIVE the Triton folder shows; None before the first version."""
+    return None if state.live is None else (state.live, state.pinned)

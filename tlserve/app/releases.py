@@ -14,11 +14,12 @@ from collections.abc import Callable, Collection
 
 from tlserve.app.board import Board
 from tlserve.core.errors import BadInput, NotReady, Superseded, TlserveError, UnknownVersion
+from tlserve.core.head import Head
 from tlserve.core.lifecycle import Promotion
 from tlserve.observe import Metrics
 from tlserve.release import (
     LiveState,
-    Version,
+    Manifest,
     VersionStore,
     pinned,
     promoted,
@@ -35,8 +36,8 @@ log = logging.getLogger("tlserve.releases")
 class Releases:
     """The live versions of all models, on disk and in the pool.
 
-    export: called after every change of what should be in the Triton repository, with the model, its
-    live version and its pinned ones; must return at once.
+    export: called with the model after every change of what should be in the Triton repository; must
+    return at once.
     promotion: who decides for a model now. keep_versions: how many promoted versions of a model are kept.
     """
 
@@ -47,7 +48,7 @@ class Releases:
         board: Board,
         metrics: Metrics,
         *,
-        export: Callable[[str, int, tuple[int, ...]], None],
+        export: Callable[[str], None],
         promotion: Callable[[str], Promotion],
         keep_versions: Callable[[str], int],
     ) -> None:
@@ -55,7 +56,8 @@ class Releases:
         self._export, self._promotion, self._keep_versions = export, promotion, keep_versions
         self._changing: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._states: dict[str, LiveState] = {}
-        self._versions: dict[tuple[str, int], Version] = {}
+        self._manifests: dict[str, Manifest] = {}
+        """Of the version that answers, by model: what listings show without touching the disk."""
         self.failures: dict[str, str] = {}
         """Why a model's live version could not be loaded at start."""
 
@@ -74,7 +76,7 @@ class Releases:
         if state.live is None:
             return
         await self._swap(model, state.live)
-        self._export(model, state.live, state.pinned)
+        self._export(model)
 
     async def heal(self, model: str) -> None:
         """Try again to serve what LIVE says, if that failed at start: a pass may have remade the build."""
@@ -98,22 +100,23 @@ class Releases:
         for model in [m for m in self._states if m not in models]:
             log.info("model %r is not served any more: its folder and its state are gone", model)
             del self._states[model]
+            self._manifests.pop(model, None)
             self._pool.forget(model)
 
     def state(self, model: str) -> LiveState:
         return self._states.get(model, LiveState())
 
-    def live_version(self, model: str) -> Version | None:
-        """The version that answers now, complete."""
-        number = self.state(model).live
-        return self._versions.get((model, number)) if number is not None else None
+    def live_manifest(self, model: str) -> Manifest | None:
+        """Of the version that answers now."""
+        manifest = self._manifests.get(model)
+        return manifest if manifest is not None and manifest.version == self.state(model).live else None
 
     async def go_live(self, model: str, version: int, *, reason: str) -> LiveState:
         """Make `version` live. Raises UnknownVersion, CorruptState or NotLoaded; the old one stays then."""
         async with self._changing[model]:
             state = await self._read(model)
             new = promoted(state, version, time.time(), reason)
-            return await self._commit(model, new, await self._load(model, version), reason, None)
+            return await self._commit(new, await self._load(model, version), reason, None)
 
     async def go_live_as_judged(
         self, model: str, version: int, *, judged_against: int | None, reason: str, noticed_at: float | None
@@ -133,7 +136,7 @@ class Releases:
             now = time.time()
             seconds = None if noticed_at is None else max(0.0, now - noticed_at)
             new = promoted(state, version, now, reason, drop_to_live_seconds=seconds)
-            return await self._commit(model, new, loaded, reason, seconds)
+            return await self._commit(new, loaded, reason, seconds)
 
     async def roll_back(self, model: str) -> LiveState:
         """Make the previous version live and promotion manual. Raises NotReady without a previous version."""
@@ -141,8 +144,8 @@ class Releases:
             state = await self._read(model)
             new = rolled_back(state, time.time())
             assert new.live is not None
-            served = await self._load(model, new.live)
-            return await self._commit(model, new, served, "rolled back; promotion is manual now", None)
+            loaded = await self._load(model, new.live)
+            return await self._commit(new, loaded, "rolled back; promotion is manual now", None)
 
     async def pin(self, model: str, version: int, *, pinned_: bool) -> LiveState:
         """Keep a version forever and in the Triton repository, or no longer."""
@@ -154,7 +157,7 @@ class Releases:
             new = pinned(state, version, pinned=pinned_)
             await self._write(model, new)
             if new.live is not None:
-                self._export(model, new.live, new.pinned)
+                self._export(model)
             return new
 
     async def set_promotion(self, model: str, promotion: Promotion | None) -> LiveState:
@@ -194,32 +197,28 @@ class Releases:
         self._states[model] = await asyncio.to_thread(self._store.live, model)
         return self._states[model]
 
-    async def _load(self, model: str, version: int) -> ServableVersion:
-        loaded = await asyncio.to_thread(self._store.load, model, version)
-        self._versions[(model, version)] = loaded
-        return servable(loaded)
+    async def _load(self, model: str, version: int) -> Stored:
+        return await asyncio.to_thread(stored, self._store, model, version)
 
     async def _swap(self, model: str, version: int) -> None:
-        served = await self._pool.load(await self._load(model, version))
+        manifest, head = await self._load(model, version)
+        served = await self._pool.load(servable(manifest, head))
         await self._pool.swap(served, previous=self._states[model].previous)
+        self._manifests[model] = manifest
         self._metrics.live_version.labels(model).set(version)
 
-    async def _commit(
-        self,
-        model: str,
-        new: LiveState,
-        version: ServableVersion,
-        reason: str,
-        seconds: float | None,
-    ) -> LiveState:
+    async def _commit(self, new: LiveState, loaded: Stored, reason: str, seconds: float | None) -> LiveState:
         assert new.live is not None
-        served = await self._pool.load(version)
+        manifest, head = loaded
+        model = manifest.model
+        served = await self._pool.load(servable(manifest, head))
         try:
             await self._write(model, new)
         except BaseException:
             self._pool.discard(served)
             raise
         await self._pool.swap(served, previous=new.previous)
+        self._manifests[model] = manifest
         self.failures.pop(model, None)
         self._metrics.live_version.labels(model).set(new.live)
         self._metrics.swaps.labels(model).inc()
@@ -227,7 +226,7 @@ class Releases:
             self._metrics.drop_to_live.labels(model).observe(seconds)
         took = f", {seconds:.1f} s after the change" if seconds is not None else ""
         self._board.said(model, "swap", f"version {new.live} is live{took}: {reason}", new.live)
-        self._export(model, new.live, new.pinned)
+        self._export(model)
         await self._retire(model)
         return self._states[model]
 
@@ -249,14 +248,20 @@ class Releases:
             if gone:
                 existing = await self.numbers(model)
                 await self._write(model, without_retired(self._states[model], existing))
-            kept = {self._states[model].live, self._states[model].previous}
-            for key in [k for k in self._versions if k[0] == model and k[1] not in kept]:
-                del self._versions[key]
         except TlserveError as exc:
             log.warning("model %r: old versions were not removed: %s", model, exc)
 
 
-def servable(version: Version) -> ServableVersion:
+Stored = tuple[Manifest, Head]
+"""What answering needs of a published version."""
+
+
+def stored(store: VersionStore, model: str, version: int) -> Stored:
+    """Read it. Raises UnknownVersion or CorruptState."""
+    manifest = store.manifest(model, version)
+    return manifest, store.head(manifest)
+
+
+def servable(manifest: Manifest, head: Head) -> ServableVersion:
     """A stored version in the form that the pool takes."""
-    manifest = version.manifest
-    return ServableVersion(manifest.model, manifest.version, manifest.build, version.head, manifest.created)
+    return ServableVersion(manifest.model, manifest.version, manifest.build, head, manifest.created)

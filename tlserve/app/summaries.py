@@ -17,8 +17,7 @@ def summary_of(daemon: Daemon, model: str) -> ModelSummary:
     """One line of `tlserve models`; touches no disk."""
     now = daemon.board.now(model)
     state = daemon.releases.state(model)
-    live = daemon.releases.live_version(model)
-    manifest = live.manifest if live is not None else None
+    manifest = daemon.releases.live_manifest(model)
     message = daemon.releases.failures.get(model, now.message)
     recipe = daemon.recipe(model)
     backbone = manifest.backbone if manifest else recipe.backbone

@@ -73,25 +73,33 @@ class VersionStore:
         return manifest
 
     def load(self, model: str, version: int) -> Version:
-        """The whole version, its head checked against the manifest's digest.
+        """The whole version. Raises UnknownVersion or CorruptState.
 
-        Raises UnknownVersion or CorruptState. A damaged report does not keep a version from answering:
-        it is replaced by ``{"error": ...}``, and `report` raises.
+        A damaged report does not keep a version from answering: it is replaced by ``{"error": ...}``,
+        and `report` raises.
         """
         manifest = self.manifest(model, version)
-        path = self._version_folder(model, version) / HEAD
-        data = self._read(model, version, path)
-        if hashlib.sha256(data).hexdigest() != manifest.head_sha256:
-            raise _corrupt_version(path, model, version, "its sha256 is not the one in the manifest")
-        try:
-            head = head_from_bytes(data)
-        except ValueError as exc:
-            raise _corrupt_version(path, model, version, exc) from exc
+        head = self.head(manifest)
         try:
             report = self.report(model, version)
         except CorruptState as exc:
             report = {"error": str(exc)}
         return Version(manifest, head, report)
+
+    def head(self, manifest: Manifest) -> Head:
+        """The head of the version with this manifest, checked against its digest: all that answering needs.
+
+        Raises UnknownVersion or CorruptState.
+        """
+        model, version = manifest.model, manifest.version
+        path = self._version_folder(model, version) / HEAD
+        data = self._read(model, version, path)
+        if hashlib.sha256(data).hexdigest() != manifest.head_sha256:
+            raise _corrupt_version(path, model, version, "its sha256 is not the one in the manifest")
+        try:
+            return head_from_bytes(data)
+        except ValueError as exc:
+            raise _corrupt_version(path, model, version, exc) from exc
 
     def report(self, model: str, version: int) -> dict[str, Any]:
         """What training and judging had to say; raises UnknownVersion or CorruptState."""
@@ -119,15 +127,20 @@ class VersionStore:
     def rows(self, model: str) -> list[VersionRow]:
         """One row a version, ascending. An unreadable version is a row that says so, never an error."""
         state = self.live(model)
-        rows = []
-        for number in self.versions(model):
-            try:
-                rows.append(row_of(self.manifest(model, number), state))
-            except CorruptState as exc:
-                rows.append(unreadable_row(number, state, str(exc)))
-            except UnknownVersion:
-                continue  # retired since the listing
-        return rows
+        rows = (self._row(model, number, state) for number in self.versions(model))
+        return [row for row in rows if row is not None]
+
+    def row(self, model: str, version: int) -> VersionRow | None:
+        """As `rows`, one of them; None for a version that is not there."""
+        return self._row(model, version, self.live(model))
+
+    def _row(self, model: str, version: int, state: LiveState) -> VersionRow | None:
+        try:
+            return row_of(self.manifest(model, version), state)
+        except CorruptState as exc:
+            return unreadable_row(version, state, str(exc))
+        except UnknownVersion:
+            return None  # retired since the listing
 
     # -- publishing: the trainer
 
