@@ -33,6 +33,7 @@ COMMANDS = [
     "adopt",
     "watch",
     "backbones",
+    "bench",
     "doctor",
     "demo",
 ]

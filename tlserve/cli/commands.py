@@ -9,6 +9,7 @@ import typer
 
 from tlserve import __version__
 from tlserve.cli.backbones import backbones
+from tlserve.cli.bench import bench
 from tlserve.cli.classifying import classify
 from tlserve.cli.comparing import compare
 from tlserve.cli.daemon import serve
@@ -56,7 +57,7 @@ def tlserve(
 
 for panel, commands in {
     RUN: (serve, train, views, demo),
-    ASK: (classify, models, versions, report, compare, watch),
+    ASK: (classify, models, versions, report, compare, watch, bench),
     DECIDE: (retrain, promote, rollback, pin, promotion, adopt, export),
     CARE: (doctor,),
     EXTEND: (new_backbone,),
