@@ -219,6 +219,20 @@ def test_the_whole_round_is_json_on_stdout_and_nothing_else(tmp_path: Path) -> N
     assert result.exit_code == (1 if any(one["status"] == "fail" for one in checks.values()) else 0)
 
 
+def test_a_device_that_is_not_here_fails_with_the_reason(settings: Settings) -> None:
+    (check,) = machine.check_accelerator(settings.model_copy(update={"device": "cuda:99"}))
+    assert (check.name, check.status) == ("device", Status.FAIL)
+    assert check.found.startswith("the device is set to cuda:99, but ")
+    assert check.advice
+
+
+def test_the_device_is_named_with_its_processor(settings: Settings) -> None:
+    (check,) = machine.check_accelerator(settings.model_copy(update={"device": "cpu"}))
+    assert (check.name, check.status) == ("device", Status.OK)
+    assert check.found.startswith("cpu (as the setting asks): ")
+    assert "core" in check.found
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_state_folder_that_cannot_be_written_fails(tmp_path: Path, mountinfo: Path) -> None:
     tmp_path.chmod(0o500)

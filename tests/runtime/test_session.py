@@ -17,6 +17,8 @@ from tlserve.runtime import (
     SPEC_FILE,
     BackboneSession,
     BuildSpec,
+    Device,
+    available_providers,
     choose_device,
     read_build_spec,
     reference_pixels,
@@ -99,6 +101,25 @@ def test_a_closed_session_says_so_and_closes_again(build: Path) -> None:
     session.close()
     with pytest.raises(Unavailable, match="closed"):
         session.rows(np.zeros((1, 32, 32, 3), np.uint8))
+
+
+@pytest.mark.parametrize("spin", [False, True])
+def test_a_cpu_session_takes_every_batch_size_as_it_comes(build: Path, spin: bool) -> None:
+    session = BackboneSession.open(build, CPU, threads=2, spin=spin, buckets=(4, 8))
+    assert session.buckets == ()
+    assert session.describe() == "cpu, any batch size, 2 threads"
+    pixels = reference_pixels(session.spec.image)[:5]
+    np.testing.assert_allclose(
+        session.rows(pixels), np.load(build / REFERENCE_FILE)[:5], rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.skipif(available_providers().cuda_works, reason="a GPU is here")
+@pytest.mark.parametrize("buckets", [(), (1, 4)])
+def test_a_gpu_session_never_runs_on_the_cpu_unnoticed(build: Path, buckets: tuple[int, ...]) -> None:
+    lost = Device("cuda:0", "CUDAExecutionProvider", (("device_id", "0"),))
+    with pytest.raises(Unavailable, match="without CUDAExecutionProvider"):
+        BackboneSession.open(build, lost, buckets=buckets)
 
 
 def test_the_runtime_needs_neither_torch_nor_onnx() -> None:

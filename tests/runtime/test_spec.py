@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,32 @@ import numpy as np
 import pytest
 
 from tests.support_build import TINY_IMAGE, tiny_info
-from tlserve.core.errors import CorruptState
+from tlserve.core.errors import CorruptState, StoreUnavailable
+from tlserve.core.precision import PrecisionTrial
 from tlserve.plugin_api import Tap
 from tlserve.runtime import (
     SPEC_FILE,
     BuildSpec,
     build_digest,
     read_build_spec,
+    record_trial,
     reference_pixels,
     write_build_spec,
 )
 
 SPEC = BuildSpec.of(tiny_info(), plugin="tests")
+TRIAL = PrecisionTrial(
+    chosen="int8",
+    tried="int8",
+    reason="int8: 89.1 % against 89.2 %, 2.1 times as fast; taken",
+    n_images=800,
+    accuracy=0.892,
+    accuracy_tried=0.891,
+    images_per_second=150.25,
+    images_per_second_tried=315.5,
+    hardware="a processor, 2 cores",
+    decided_at=1_790_000_000.25,
+)
 
 
 def test_a_spec_survives_its_file(tmp_path: Path) -> None:
@@ -56,6 +71,34 @@ def test_the_digest_changes_with_plugin_and_precision_and_not_with_words() -> No
 def test_the_digest_is_the_same_in_every_release() -> None:
     """Changing it voids every cache in the field: do so on purpose only."""
     assert SPEC.digest == "fc78839e9223b311ded7a8e483c5d11bc1f2b1b1d87dc58affde73af932952a8"
+
+
+def test_a_trial_and_the_processor_are_kept_and_change_no_digest(tmp_path: Path) -> None:
+    write_build_spec(tmp_path, replace(SPEC, made_on="Fast 9000 (avx512_vnni)"))
+    record_trial(tmp_path, TRIAL)
+    found = read_build_spec(tmp_path)
+    assert found == replace(SPEC, made_on="Fast 9000 (avx512_vnni)", trial=TRIAL)
+    record_trial(tmp_path, replace(TRIAL, chosen="fp32"))
+    assert read_build_spec(tmp_path) == replace(found, trial=replace(TRIAL, chosen="fp32"))
+    assert [path.name for path in tmp_path.iterdir()] == [SPEC_FILE]
+
+
+def test_a_spec_of_before_there_were_trials_still_reads(tmp_path: Path) -> None:
+    write_build_spec(tmp_path, SPEC)
+    raw = json.loads((tmp_path / SPEC_FILE).read_text())
+    del raw["trial"], raw["made_on"]
+    (tmp_path / SPEC_FILE).write_text(json.dumps(raw))
+    assert read_build_spec(tmp_path) == SPEC
+
+
+def test_a_trial_that_cannot_be_kept_is_the_operators_business(tmp_path: Path) -> None:
+    with pytest.raises(CorruptState, match=SPEC_FILE):
+        record_trial(tmp_path, TRIAL)
+    write_build_spec(tmp_path, SPEC)
+    (tmp_path / f".{SPEC_FILE}.{os.getpid()}").mkdir()
+    with pytest.raises(StoreUnavailable, match=SPEC_FILE):
+        record_trial(tmp_path, TRIAL)
+    assert read_build_spec(tmp_path) == SPEC
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"image": 3}', "\udcff"])

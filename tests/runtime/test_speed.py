@@ -15,6 +15,7 @@ from tlserve.runtime import (
     BackboneSession,
     choose_device,
     measure,
+    measure_build,
     measured_here,
     observed,
     read_speeds,
@@ -41,6 +42,12 @@ def test_a_measurement_runs_each_batch_size_for_about_the_time_given(build: Path
     assert single.images_per_second > 0
     assert batch.images_per_second > single.images_per_second
     assert (batch.of, batch.device, batch.threads) == ("backbone", "cpu", 1)
+
+
+def test_a_build_is_measured_alone_and_in_full_batches(build: Path) -> None:
+    speeds = measure_build(build, choose_device("cpu"), threads=1, seconds=0.05)
+    assert [speed.batch_size for speed in speeds] == [1, 32]
+    assert measured_here(speeds) == speeds
 
 
 def test_a_rate_is_images_by_seconds(speed: Speed) -> None:

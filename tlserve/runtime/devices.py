@@ -1,46 +1,32 @@
-"""Where graphs run: the CUDA provider when it really works here, else the CPU, and why.
-
-ONNX Runtime falls back to the CPU without an error when CUDA's libraries are missing, so nothing is
-believed before a tiny graph has run on the device.
-"""
+"""Where graphs run: the GPUs that really work here, else the CPU, and why."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import io
 import math
 import os
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
 import onnxruntime as ort
 
+from tlserve.core.device_choice import DeviceChoice, read_device_choice
 from tlserve.core.errors import SettingsError
-
-Preference = Literal["auto", "cuda", "cpu"]
-
-CUDA_PROVIDER = "CUDAExecutionProvider"
-CPU_PROVIDER = "CPUExecutionProvider"
+from tlserve.runtime.probe import (
+    CPU_PROVIDER,
+    CUDA_PROVIDER,
+    all_gpus_problem,
+    cuda_problem,
+    gpu_count,
+    tensorrt_problem,
+)
 
 _CUDA_OPTIONS = (
-    ("device_id", "0"),
     # The exhaustive default benchmarks every convolution again for each new batch size.
     ("cudnn_conv_algo_search", "HEURISTIC"),
     # Doubling the arena would hold memory that the next loaded backbone needs.
     ("arena_extend_strategy", "kSameAsRequested"),
-)
-
-# A whole ONNX model, `y = Conv(x, w)`, all three 4-dimensional float32: the least that needs cuDNN too.
-_PROBE_GRAPH = bytes.fromhex(
-    "08083a6f0a0f0a01780a01771201792204436f6e76120570726f62655a1b0a017812160a14080112100a0208010a0208"
-    "010a0208030a0208035a1b0a017712160a14080112100a0208010a0208010a0208030a020803621b0a017912160a1408"
-    "0112100a0208010a0208010a0208010a02080142040a00100d"
 )
 
 
@@ -49,11 +35,15 @@ class Device:
     """One place where sessions run."""
 
     name: str
-    """cpu, or cuda:0"""
+    """cpu, or cuda:0; torch calls it the same."""
     provider: str
     options: tuple[tuple[str, str], ...] = ()
-    reason: str = ""
+    reason: str = field(default="", compare=False)
     """Why this one, in words."""
+    device_id: int = 0
+    """Which GPU; 0 for the CPU."""
+    tensorrt: bool = False
+    """Whether TensorRT runs what it can of a served graph."""
 
     @property
     def is_cuda(self) -> bool:
@@ -62,10 +52,13 @@ class Device:
     def describe(self) -> str:
         return f"{self.name} ({self.reason})" if self.reason else self.name
 
-    def provider_list(self) -> list[tuple[str, dict[str, str]]]:
-        """As `onnxruntime.InferenceSession` wants it, operators without a CUDA kernel going to the CPU."""
-        own = [(self.provider, dict(self.options))]
-        return [*own, (CPU_PROVIDER, {})] if self.is_cuda else own
+    def provider_list(self, *, graphs: bool = False) -> list[tuple[str, dict[str, str]]]:
+        """As `onnxruntime.InferenceSession` wants it, operators without a CUDA kernel going to the CPU.
+
+        graphs: CUDA graphs may be captured; needs IO binding. TensorRT's own entry is not in it.
+        """
+        own = dict(self.options) | ({"enable_cuda_graph": "1"} if graphs else {})
+        return [(self.provider, own), *([(CPU_PROVIDER, {})] if self.is_cuda else [])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,69 +82,84 @@ def usable_cores() -> int:
     return max(1, allowed)
 
 
-def choose_device(preference: Preference = "auto") -> Device:
-    """The device for this process. Raises SettingsError when CUDA is demanded and does not work."""
-    if preference == "cpu":
-        return Device("cpu", CPU_PROVIDER, reason="as the setting asks")
-    problem = _cuda_problem()
-    if problem is None:
-        return Device("cuda:0", CUDA_PROVIDER, _CUDA_OPTIONS, reason="the CUDA provider works")
-    if preference == "cuda":
-        raise SettingsError(f"the device is set to cuda, but {problem}")
-    return Device("cpu", CPU_PROVIDER, reason=problem)
+def choose_devices(
+    preference: str = "auto", *, tensorrt: bool = False, gpu_memory_mb: int = 0
+) -> tuple[Device, ...]:
+    """The devices for this process, at least one.
+
+    preference: auto (every GPU that works, else the CPU), cpu, cuda (every GPU that works), or GPUs by
+    number: cuda:1 or cuda:0,cuda:1. tensorrt: put TensorRT in front of CUDA. gpu_memory_mb: most memory,
+    in MiB, that one open backbone may take on a GPU; 0: no limit.
+    Raises SettingsError when what is demanded is not there or does not work.
+    """
+    try:
+        choice = read_device_choice(preference)
+    except ValueError as exc:
+        raise SettingsError(f"the device {exc}") from exc
+    gpus, problem = _gpus(choice)
+    if tensorrt:
+        _demand_tensorrt(gpus, problem)
+    if not gpus:
+        return (Device("cpu", CPU_PROVIDER, reason=problem),)
+    return tuple(_gpu(gpu, tensorrt=tensorrt, memory_mb=gpu_memory_mb) for gpu in gpus)
+
+
+def choose_device(preference: str = "auto") -> Device:
+    """The first of `choose_devices`, for a process that uses one."""
+    return choose_devices(preference)[0]
 
 
 def available_providers() -> ProviderReport:
     """Tries what is there; takes a second or two where CUDA's libraries have to be loaded."""
-    problem = _cuda_problem()
+    gpus, problem = _gpus(DeviceChoice("auto"))
     return ProviderReport(
         onnxruntime=ort.__version__,
         providers=tuple(ort.get_available_providers()),
-        cuda_works=problem is None,
-        cuda_detail=problem or "a graph ran on it",
+        cuda_works=bool(gpus),
+        cuda_detail="a graph ran on it" if gpus else problem,
         cores=usable_cores(),
     )
 
 
-@cache
-def _cuda_problem() -> str | None:
-    """Why CUDA cannot be used in this process, or None when it can. Cached: libraries load only once."""
-    if CUDA_PROVIDER not in ort.get_available_providers():
-        return "this onnxruntime is built without CUDA (onnxruntime-gpu has it)"
-    problem = _driver_problem()
-    if problem is not None:
-        return problem
-    with _quiet():
-        ort.preload_dlls()
-        try:
-            probe = ort.InferenceSession(_PROBE_GRAPH, providers=[(CUDA_PROVIDER, dict(_CUDA_OPTIONS))])
-            probe.run(None, dict.fromkeys(("x", "w"), np.ones((1, 1, 3, 3), np.float32)))
-        except Exception as exc:  # onnxruntime raises a class of its own for each status
-            return f"a graph does not run on CUDA: {str(exc).splitlines()[0]}"
-    if CUDA_PROVIDER not in probe.get_providers():
-        return "onnxruntime's CUDA provider does not load (CUDA or cuDNN libraries missing?)"
-    return None
+def _gpus(choice: DeviceChoice) -> tuple[Sequence[int], str]:
+    """The GPUs to use; when there are none, why not."""
+    if choice.kind == "cpu":
+        return (), "as the setting asks"
+    problem, there = all_gpus_problem(), gpu_count()
+    if problem is None:
+        for gpu in choice.gpus:
+            trouble = cuda_problem(gpu) if gpu < there else f"there is no GPU {gpu}, only {_counted(there)}"
+            if trouble is not None:
+                raise SettingsError(f"the device is set to cuda:{gpu}, but {trouble}")
+        problems = {gpu: cuda_problem(gpu) for gpu in choice.gpus or range(there)}
+        working = [gpu for gpu, trouble in problems.items() if trouble is None]
+        if working:
+            return working, ""
+        problem = problems[0]
+    if choice.kind == "cuda":
+        raise SettingsError(f"the device is set to {_written(choice)}, but {problem}")
+    return (), problem or ""
 
 
-def _driver_problem() -> str | None:
-    """A quick look for a driver and a GPU, before hundreds of megabytes of libraries are loaded."""
-    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        driver = ctypes.CDLL(name)
-    except OSError:
-        return f"no NVIDIA driver here ({name})"
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
-        return "the NVIDIA driver sees no GPU"
-    return None
+def _demand_tensorrt(gpus: Sequence[int], problem: str) -> None:
+    if not gpus:
+        raise SettingsError(f"tensorrt is set, but it needs a GPU and the device is the CPU: {problem}")
+    for gpu in gpus:
+        trouble = tensorrt_problem(gpu)
+        if trouble is not None:
+            raise SettingsError(f"tensorrt is set, but on cuda:{gpu} {trouble}")
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """While trying, keep onnxruntime's complaints off the terminal; the outcome is told in our words."""
-    ort.set_default_logger_severity(4)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        ort.set_default_logger_severity(2)
+def _gpu(gpu: int, *, tensorrt: bool, memory_mb: int) -> Device:
+    limit = (("gpu_mem_limit", str(memory_mb * 2**20)),) if memory_mb else ()
+    options = (("device_id", str(gpu)), *_CUDA_OPTIONS, *limit)
+    reason = "TensorRT and the CUDA provider work" if tensorrt else "the CUDA provider works"
+    return Device(f"cuda:{gpu}", CUDA_PROVIDER, options, reason=reason, device_id=gpu, tensorrt=tensorrt)
+
+
+def _written(choice: DeviceChoice) -> str:
+    return ",".join(f"cuda:{gpu}" for gpu in choice.gpus) or choice.kind
+
+
+def _counted(there: int) -> str:
+    return "cuda:0" if there == 1 else f"cuda:0 to cuda:{there - 1}"

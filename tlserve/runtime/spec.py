@@ -7,6 +7,7 @@ what the graph gave for `reference_pixels` on the host that built it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -20,7 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tlserve.core.errors import CorruptState
+from tlserve.core.errors import CorruptState, StoreUnavailable
+from tlserve.core.precision import PrecisionTrial
 from tlserve.core.types import Pixels
 from tlserve.plugin_api import BackboneInfo, ImageSpec, Tap
 
@@ -51,6 +53,10 @@ class BuildSpec:
     weights_origin: str
     weights_sha256: str
     build_version: str
+    made_on: str = ""
+    """The processor that made it, in words; empty in older builds. As `trial`, no part of the digest."""
+    trial: PrecisionTrial | None = None
+    """What was decided about precision for this backbone, and the numbers; None: nothing yet."""
 
     @classmethod
     def of(cls, info: BackboneInfo, plugin: str, precision: str = "fp32") -> BuildSpec:
@@ -97,7 +103,9 @@ class BuildSpec:
         image = raw.pop("image")
         image |= {"mean": tuple(image["mean"]), "std": tuple(image["std"])}
         taps = tuple(Tap(**tap) for tap in raw.pop("taps"))
-        return cls(image=ImageSpec(**image), taps=taps, **raw)
+        trial = raw.pop("trial", None)
+        trial = None if trial is None else PrecisionTrial(**trial)
+        return cls(image=ImageSpec(**image), taps=taps, trial=trial, **raw)
 
 
 def build_digest(info: BackboneInfo, plugin: str, precision: str) -> str:
@@ -120,10 +128,23 @@ def build_digest(info: BackboneInfo, plugin: str, precision: str) -> str:
 
 def write_build_spec(folder: Path, spec: BuildSpec) -> None:
     """Write spec.json into `folder`, which exists, and sync it. Raises OSError."""
-    with (folder / SPEC_FILE).open("w", encoding="utf-8") as file:
-        file.write(spec.to_json())
-        file.flush()
-        os.fsync(file.fileno())
+    _write_synced(folder / SPEC_FILE, spec.to_json())
+
+
+def record_trial(build: Path, trial: PrecisionTrial) -> None:
+    """Keep `trial` in the spec.json of the build in folder `build`, in place of an earlier one, in one step.
+
+    Raises CorruptState when that file is unreadable, StoreUnavailable when it cannot be written.
+    """
+    spec = dataclasses.replace(read_build_spec(build), trial=trial)
+    scratch = build / f".{SPEC_FILE}.{os.getpid()}"
+    try:
+        _write_synced(scratch, spec.to_json())
+        scratch.replace(build / SPEC_FILE)
+    except OSError as exc:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+        raise StoreUnavailable(f"cannot write {build / SPEC_FILE}: {exc}") from exc
 
 
 def read_build_spec(folder: Path) -> BuildSpec:
@@ -136,6 +157,13 @@ def read_build_spec(folder: Path) -> BuildSpec:
     if spec.digest != build_digest(spec.info, spec.plugin, spec.precision):
         raise CorruptState(f"{path} declares something else than its digest names; {_mend(folder)}")
     return spec
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _mend(folder: Path) -> str:

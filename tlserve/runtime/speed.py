@@ -7,12 +7,10 @@ that it was measured on, and counts there only.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import json
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,14 +19,13 @@ import numpy as np
 
 from tlserve.core.backbones import BACKBONE_ALONE, Speed, SpeedOf, newest_speeds
 from tlserve.runtime.devices import Device, usable_cores
+from tlserve.runtime.probe import gpu_count, gpu_name
 from tlserve.runtime.session import BackboneSession
 
 SPEED_FILE = "speed.json"
 MEASURED_BATCHES = (1, 32)
 """A single request, and a full batch."""
 MEASURE_SECONDS = 2.0
-
-_GPU_NAME_BYTES = 256
 
 
 def measure(
@@ -39,6 +36,20 @@ def measure(
 ) -> tuple[Speed, ...]:
     """Run the session on noise for about `seconds` per batch size; at least once after a warm-up."""
     return tuple(_measured(session, size, seconds) for size in batch_sizes)
+
+
+def measure_build(
+    folder: Path, device: Device, *, threads: int = 0, seconds: float = MEASURE_SECONDS
+) -> tuple[Speed, ...]:
+    """Speeds of the build in `folder`, run as it is served: on a GPU, prepared for the measured batches.
+
+    Raises what `BackboneSession.open` raises.
+    """
+    session = BackboneSession.open(folder, device, threads=threads, buckets=MEASURED_BATCHES)
+    try:
+        return measure(session, seconds=seconds)
+    finally:
+        session.close()
 
 
 def observed(
@@ -88,13 +99,13 @@ def measured_here(speeds: Iterable[Speed]) -> tuple[Speed, ...]:
     speeds = tuple(speeds)
     here = {_cpu_name()} if speeds else set()
     if any(speed.device != "cpu" for speed in speeds):
-        here.add(_gpu_name())
+        here |= {gpu_name(gpu) for gpu in range(gpu_count())}
     return tuple(speed for speed in speeds if speed.hardware in here)
 
 
 def hardware_of(device: Device) -> str:
     """The processor behind a device, in its maker's words; a CPU with the cores that may be used."""
-    return _gpu_name() if device.is_cuda else _cpu_name()
+    return gpu_name(device.device_id) if device.is_cuda else _cpu_name()
 
 
 def _measured(session: BackboneSession, size: int, seconds: float) -> Speed:
@@ -118,17 +129,3 @@ def _cpu_name() -> str:
         model = next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
     cores = usable_cores()
     return f"{model}, {cores} core{'s' if cores > 1 else ''}"
-
-
-def _gpu_name() -> str:
-    """Of the first GPU, as its driver calls it; empty where there is none."""
-    try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-    except OSError:
-        return ""
-    gpu, name = ctypes.c_int(0), ctypes.create_string_buffer(_GPU_NAME_BYTES)
-    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(gpu), 0):
-        return ""
-    if driver.cuDeviceGetName(name, _GPU_NAME_BYTES, gpu):
-        return ""
-    return name.value.decode(errors="replace")

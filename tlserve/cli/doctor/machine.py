@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tlserve import __version__
 from tlserve.cli.doctor.check import Check, fail, ok, warn
+from tlserve.core.errors import SettingsError
 from tlserve.settings import Settings
 
 OLDEST_PYTHON = (3, 11)
@@ -123,8 +124,17 @@ def _folders(root: Path) -> Iterator[Path]:
 
 
 def check_accelerator(settings: Settings) -> Iterator[Check]:
-    """Which device would run backbones, and why."""
-    from tlserve.runtime import choose_device
+    """Which devices would run backbones, and why."""
+    from tlserve.runtime import choose_devices, hardware_of
 
-    device = choose_device(settings.device)
-    yield ok("device", device.describe())
+    try:
+        devices = choose_devices(
+            settings.device, tensorrt=settings.tensorrt, gpu_memory_mb=settings.gpu_memory_mb
+        )
+    except SettingsError as exc:
+        yield fail(
+            "device", str(exc), "change the setting, or repair what is missing; tlserve serve needs it"
+        )
+        return
+    for device in devices:
+        yield ok("device", f"{device.describe()}: {hardware_of(device)}")
