@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,11 +12,12 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
-from tlserve.core.errors import BackboneProblem, CorruptState, StoreUnavailable, TlserveError
+from tlserve.core.errors import BackboneProblem, TlserveError
 from tlserve.core.promises import info_faults
 from tlserve.core.types import Rows
 from tlserve.plugin_api import INPUT_NAME, Backbone, BackboneError, BackboneInfo, Layout, Tap
 from tlserve.plugin_host.discovery import described
+from tlserve.plugin_host.folders import published
 from tlserve.plugin_host.wrap import normalised, signature_faults, wrap
 from tlserve.runtime import (
     GRAPH_FILE,
@@ -27,7 +27,6 @@ from tlserve.runtime import (
     BackboneSession,
     BuildSpec,
     Device,
-    read_build_spec,
     reference_pixels,
     write_build_spec,
 )
@@ -46,29 +45,11 @@ def make_build(backbone: Backbone, plugin: str, backbones_dir: Path, device: Dev
     """The folder `backbones_dir/<digest>` of this backbone's build; made now unless it is there already.
 
     Raises BackboneProblem naming the plugin and the promise it broke, StoreUnavailable when the folder
-    cannot be written. Nothing half-made is ever seen under the digest.
+    cannot be written.
     """
     info = _declared(backbone, plugin)
     spec = BuildSpec.of(info, plugin, PRECISION)
-    folder = backbones_dir / spec.digest
-    if _is_whole(folder):
-        return folder
-    making = backbones_dir / f".making-{spec.digest}"
-    try:
-        _remove(making)
-        making.mkdir(parents=True)
-        _fill(making, backbone, spec, device)
-        _sync(making)
-        _remove(folder)
-        making.rename(folder)
-        _sync_folder(backbones_dir)
-    except OSError as exc:
-        raise StoreUnavailable(
-            f"cannot write the build of {info.name!r} under {backbones_dir}: {exc}"
-        ) from exc
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
-    return folder
+    return published(backbones_dir, spec, lambda making: _fill(making, backbone, spec, device))
 
 
 def _declared(backbone: Backbone, plugin: str) -> BackboneInfo:
@@ -79,14 +60,6 @@ def _declared(backbone: Backbone, plugin: str) -> BackboneInfo:
     if faults := info_faults(info):
         raise BackboneProblem(f"plugin {plugin!r}: {'; '.join(faults)}")
     return info
-
-
-def _is_whole(folder: Path) -> bool:
-    try:
-        read_build_spec(folder)
-    except CorruptState:
-        return False
-    return (folder / GRAPH_FILE).is_file() and (folder / REFERENCE_FILE).is_file()
 
 
 def _fill(folder: Path, backbone: Backbone, spec: BuildSpec, device: Device) -> None:
@@ -208,23 +181,3 @@ def _compare(rows: Rows, taps: Mapping[str, Floats], spec: BuildSpec, tolerance:
                 f"{who}: tap {tap!r} differs by {error:.3g} (values up to {scale:.3g}) between the exported "
                 "graph and the build made of it"
             )
-
-
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -20,7 +20,9 @@ from tlserve.runtime import GRAPH_INPUT, GRAPH_OUTPUT
 
 MIN_OPSET = 7
 _PREFIX = "backbone/"
-_CHANNELS_FIRST = [0, 3, 1, 2]
+CHANNELS_FIRST = [0, 3, 1, 2]
+NORMALISED = _PREFIX + INPUT_NAME
+"""The tensor in which a wrapped backbone takes its pictures."""
 
 
 def normalised(pixels: Pixels, image: ImageSpec) -> npt.NDArray[np.float32]:
@@ -30,7 +32,7 @@ def normalised(pixels: Pixels, image: ImageSpec) -> npt.NDArray[np.float32]:
     """
     ordered = pixels if image.channel_order == "RGB" else pixels[..., ::-1]
     floats = (ordered.astype(np.float32) - np.array(image.mean, np.float32)) / np.array(image.std, np.float32)
-    channels_first = floats.transpose(_CHANNELS_FIRST) if image.layout == "NCHW" else floats
+    channels_first = floats.transpose(CHANNELS_FIRST) if image.layout == "NCHW" else floats
     return np.ascontiguousarray(channels_first, dtype=np.float32)
 
 
@@ -102,14 +104,14 @@ def _head(image: ImageSpec) -> tuple[list[Any], list[Any]]:
     shape = (1, 1, 1, 3)
     if image.layout == "NCHW":
         # Before the cast, where a quarter of the bytes have to be moved.
-        nodes.append(helper.make_node("Transpose", [current], ["channels_first"], perm=_CHANNELS_FIRST))
+        nodes.append(helper.make_node("Transpose", [current], ["channels_first"], perm=CHANNELS_FIRST))
         current, shape = "channels_first", (1, 3, 1, 1)
     for name, values in (("mean", image.mean), ("std", image.std)):
         constants.append(numpy_helper.from_array(np.array(values, np.float32).reshape(shape), name))
     nodes += [
         helper.make_node("Cast", [current], ["floats"], to=TensorProto.FLOAT),
         helper.make_node("Sub", ["floats", "mean"], ["centred"]),
-        helper.make_node("Div", ["centred", "std"], [_PREFIX + INPUT_NAME]),
+        helper.make_node("Div", ["centred", "std"], [NORMALISED]),
     ]
     return nodes, constants
 
@@ -121,7 +123,7 @@ def _pooling(tap: str, rank: int, image: ImageSpec) -> list[Any]:
         return [helper.make_node("Identity", [source], [pooled])]
     nodes = []
     if image.layout == "NHWC":
-        nodes.append(helper.make_node("Transpose", [source], [f"turned/{tap}"], perm=_CHANNELS_FIRST))
+        nodes.append(helper.make_node("Transpose", [source], [f"turned/{tap}"], perm=CHANNELS_FIRST))
         source = f"turned/{tap}"
     nodes.append(helper.make_node("GlobalAveragePool", [source], [f"mean/{tap}"]))
     nodes.append(helper.make_node("Flatten", [f"mean/{tap}"], [pooled], axis=1))

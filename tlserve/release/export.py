@@ -22,15 +22,19 @@ from tlserve.release.disk import fill_folder, replace_file, store_errors, sync_f
 from tlserve.release.graph import FEATURES, NOVELTY, PROBABILITIES, metadata, whole_graph
 from tlserve.release.manifest import Version
 from tlserve.release.triton_config import LABELS_FILE, labels_text, triton_config
-from tlserve.runtime import GRAPH_INPUT, REFERENCE_FILE, BuildSpec, read_build_spec, reference_pixels
+from tlserve.runtime import (
+    GRAPH_INPUT,
+    REFERENCE_FILE,
+    BuildSpec,
+    read_build_spec,
+    reference_pixels,
+    reference_tolerance,
+)
 
 TOLERANCE = 1e-4
 """Largest difference of a probability or a novelty between the exported graph and numpy."""
 ROUNDING = 3e-7
 """Of how far an image is, in float32; what it comes to in novelty depends on how steep the curve is."""
-FEATURE_TOLERANCE = 0.01
-"""Of the features to the stored reference rows, as root mean square relative to their own: another
-processor, or a GPU, may have made those."""
 MODEL_FILE = "model.onnx"
 _WRITING = ".writing-"
 
@@ -116,10 +120,21 @@ def _compare_features(version: Version, spec: BuildSpec, build_folder: Path, fea
     except (OSError, ValueError, EOFError, IndexError) as exc:
         mend = f"delete {build_folder}, it is built again"
         raise CorruptState(f"{path} cannot be read ({exc}); {mend}") from exc
-    size = max(float(np.sqrt(np.mean(np.square(reference, dtype=np.float64)))), 1e-6)
-    drift = float(np.sqrt(np.mean(np.square(features - reference, dtype=np.float64)))) / size
-    if not drift <= FEATURE_TOLERANCE:
-        raise CorruptState(f"{_graph_of(version)} gives features {drift:.2g} away from {path}, relatively")
+    width_of = {tap.name: tap.width for tap in spec.taps}
+    start = 0
+    for tap in version.head.taps:
+        columns = slice(start, start + width_of[tap])
+        start = columns.stop
+        size = max(_root_mean_square(reference[:, columns]), 1e-6)
+        drift = _root_mean_square(features[:, columns] - reference[:, columns]) / size
+        # Another processor, or a GPU, may have made those rows.
+        if not drift <= reference_tolerance(spec, tap):
+            told = f"gives features {drift:.2g} away from {path} for tap {tap!r}, relatively"
+            raise CorruptState(f"{_graph_of(version)} {told}")
+
+
+def _root_mean_square(values: Rows) -> float:
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
 
 
 def _compare_answers(version: Version, features: Rows, probabilities: Rows, novelty: Rows) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from tlserve.core.errors import NotReady
@@ -106,11 +107,27 @@ def highest_number(state: LiveState) -> int:
 
 
 def live_to_json(state: LiveState) -> bytes:
-    return json.dumps({"format": FORMAT, **asdict(state)}, indent=1).encode() + b"\n"
+    """One field a line, and one change a line: a person may have to put it right by hand."""
+    fields = {"format": FORMAT, **asdict(replace(state, history=()))}
+    del fields["history"]
+    lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items()]
+    changes = ",\n".join(map(_change_to_json, state.history))
+    lines.append(f' "history": [\n{changes}\n ]')
+    return "{{\n{}\n}}\n".format(",\n".join(lines)).encode()
 
 
+@lru_cache(maxsize=4 * HISTORY_LIMIT)
+def _change_to_json(change: LiveChange) -> str:
+    """All but one of them stood in the file before: a swap under load must not spell them all again."""
+    return f"  {json.dumps(asdict(change))}"
+
+
+@lru_cache(maxsize=16)
 def live_from_json(data: bytes) -> LiveState:
-    """The inverse of `live_to_json`; raises ValueError for anything else."""
+    """The inverse of `live_to_json`; raises ValueError for anything else.
+
+    The latest few are remembered by their bytes: one promotion reads the same file several times.
+    """
     try:
         raw = json.loads(data)
         if raw["format"] != FORMAT:
