@@ -65,6 +65,8 @@ class HeldPixels(np.ndarray[Any, np.dtype[np.uint8]]):
 
     gate: threading.Event
     reached: threading.Event
+    reader = ""
+    """Name of the thread that read them."""
 
     @classmethod
     def of(cls, pixels: Pixels) -> HeldPixels:
@@ -77,6 +79,7 @@ class HeldPixels(np.ndarray[Any, np.dtype[np.uint8]]):
         self.reached = getattr(source, "reached", threading.Event())
 
     def __getitem__(self, key: Any) -> Any:
+        self.reader = threading.current_thread().name
         self.reached.set()
         if not self.gate.wait(30):
             raise TimeoutError("the test never opened the gate")
@@ -91,6 +94,8 @@ class Stage:
     builds: list[str] = field(default_factory=list)
     stored: dict[tuple[str, int], ServableVersion] = field(default_factory=dict)
     reads: list[tuple[str, int]] = field(default_factory=list)
+    sessions: dict[str, BackboneSession] = field(default_factory=dict)
+    """The test's own, beside the pool's."""
 
     @classmethod
     def make(cls, folder: Path, n_builds: int = 2) -> Stage:
@@ -126,11 +131,14 @@ class Stage:
         return self.stored[model, number]
 
     @asynccontextmanager
-    async def pool(self, *, start: bool = True, **settings: Any) -> AsyncIterator[InferencePool]:
+    async def pool(
+        self, *, start: bool = True, devices: int = 1, **settings: Any
+    ) -> AsyncIterator[InferencePool]:
+        """Batches are as large as they can be unless the settings name a target."""
         pool = InferencePool(
             self.folder,
-            CPU,
-            PoolSettings(**settings),
+            [CPU] * devices,
+            PoolSettings(**{"batch_target_ms": 0.0, **settings}),
             max_pixels=DEFAULT_MAX_PIXELS,
             version_source=self.read,
         )
@@ -143,7 +151,10 @@ class Stage:
 
     def alone(self, version: ServableVersion, pixels: Pixels) -> tuple[Any, Any, Any]:
         """Probabilities, features and novelty of a version with nobody else around."""
-        session = BackboneSession.open(self.folder / version.build, CPU, threads=1)
+        if version.build not in self.sessions:
+            folder = self.folder / version.build
+            self.sessions[version.build] = BackboneSession.open(folder, CPU, threads=1)
+        session = self.sessions[version.build]
         features = session.rows(np.asarray(pixels))[:, session.spec.columns(version.head.taps)]
         return apply(version.head, features), features, novelty_scores(version.head, features)
 
@@ -179,9 +190,10 @@ async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
 
 
 @asynccontextmanager
-async def busy_executors(pool: InferencePool, model: str = "pets") -> AsyncIterator[None]:
+async def busy_executors(pool: InferencePool, model: str = "pets", n_devices: int = 1) -> AsyncIterator[None]:
     """Keep every executor of the pool waiting inside a one-image batch until the block ends."""
-    held = [HeldPixels.of(some_pixels(1, seed=900 + i)) for i in range(pool.settings.executors)]
+    n_threads = n_devices * pool.settings.executors
+    held = [HeldPixels.of(some_pixels(1, seed=900 + i)) for i in range(n_threads)]
     asked = [asyncio.create_task(ask(pool, pixels, model)) for pixels in held]
     await until(lambda: all(pixels.reached.is_set() for pixels in held))
     try:

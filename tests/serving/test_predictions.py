@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.serving.support_serving import Stage, ask, busy_executors, go_live, png, some_pixels, until
 from tlserve.core.errors import BadImage, BadInput
+from tlserve.core.head import Dense, Head
+from tlserve.core.precision import Precision
+from tlserve.runtime import read_build_spec
+from tlserve.serving import ServableVersion
 
 
 async def test_pixels_are_answered_as_by_the_version_alone(stage: Stage) -> None:
@@ -94,13 +100,64 @@ async def test_a_burst_is_shared_among_idle_executors(stage: Stage) -> None:
         assert max(pool.totals().batch_sizes) <= 8
 
 
-async def test_padding_to_fixed_sizes_changes_no_answer(stage: Stage) -> None:
+async def test_a_batch_of_one_request_reads_its_pixels_where_they_lie(stage: Stage) -> None:
     version = stage.version()
-    async with stage.pool(fixed_sizes=True, max_batch=6, executors=1) as pool:
+    sent = some_pixels(1000).tobytes()  # read-only, as they come from the network
+    pixels = np.frombuffer(sent, np.uint8).reshape(1000, 32, 32, 3)
+    async with stage.pool(executors=1, max_batch=1000) as pool:
         await go_live(pool, version)
-        for n in (1, 3, 5, 6, 13):
-            pixels = some_pixels(n, seed=n)
-            stage.check(await ask(pool, pixels), version, pixels)
+        tracemalloc.start()
+        try:
+            answer = await ask(pool, pixels)
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert most < len(sent) / 2
+        stage.check(answer, version, pixels)
+
+
+async def test_a_batch_holds_what_is_expected_to_run_within_the_target(stage: Stage) -> None:
+    version, pixels = stage.version(), some_pixels(7)
+    async with stage.pool(executors=1, batch_target_ms=1e-6) as pool:
+        await go_live(pool, version)
+        stage.check(await ask(pool, pixels), version, pixels)
+        assert pool.totals().batch_sizes == {1: 7}
+    async with stage.pool(executors=1, batch_target_ms=60_000) as pool:
+        await go_live(pool, version)
+        stage.check(await ask(pool, pixels), version, pixels)
+        assert pool.totals().batch_sizes == {7: 1}
+
+
+async def test_where_many_images_wait_a_batch_may_hold_a_quarter_of_them(stage: Stage) -> None:
+    version, pixels = stage.version(), some_pixels(64)
+    async with stage.pool(executors=1, batch_target_ms=1e-6) as pool:
+        await go_live(pool, version)
+        stage.check(await ask(pool, pixels), version, pixels)
+        sizes = pool.totals().batch_sizes
+        assert max(sizes) == 16
+        assert sizes[1] == 7
+
+
+async def test_a_mixed_batch_on_a_build_of_reduced_precision_gives_each_model_its_own_answers(
+    mobilenet: dict[Precision, Path],
+) -> None:
+    builds = list(mobilenet.values())
+    image = read_build_spec(builds[0]).image
+    stage = Stage(builds[0].parent, [build.name for build in builds])
+    draw = np.random.default_rng(0)
+    versions = [
+        ServableVersion(f"m{i}", 1, stage.builds[i % 2], Head(tuple("abc"), ("features",), (layer,)))
+        for i in range(6)
+        for layer in [Dense(draw.normal(0, 0.1, (1280, 3)).astype(np.float32), np.zeros(3, np.float32))]
+    ]
+    requests = [(versions[i % 6], some_pixels(1 + i % 3, seed=i, side=image.height)) for i in range(18)]
+    async with stage.pool(executors=2) as pool:
+        for version in versions:
+            await go_live(pool, version)
+        answers = await asyncio.gather(*(ask(pool, px, version.model) for version, px in requests))
+        for (version, pixels), answer in zip(requests, answers, strict=True):
+            stage.check(answer, version, pixels)
+        assert pool.totals().builds_open == 2
 
 
 async def test_a_bad_image_is_named_and_hurts_no_other_request(stage: Stage) -> None:

@@ -53,14 +53,14 @@ async def test_totals_tell_the_batch_sizes_and_what_waits(stage: Stage) -> None:
 
 
 def test_the_machine_is_divided_by_the_rule() -> None:
-    def of(cores: int, *, cuda: bool = False) -> tuple[int, int, bool | None]:
-        settings = PoolSettings().resolved(cuda=cuda, cores=cores)
-        return settings.executors, settings.threads, settings.fixed_sizes
+    def of(cores: int) -> tuple[int, int, int]:
+        settings = PoolSettings().resolved(cuda=False, cores=cores)
+        return settings.executors, settings.threads, settings.wide_threads
 
-    assert of(1) == (1, 1, False)
-    assert of(2) == (2, 1, False)
-    assert of(8) == (4, 2, False)
-    assert of(16) == (4, 4, False)
-    assert of(16, cuda=True)[::2] == (2, True)
+    assert of(1) == (1, 1, 1)
+    assert of(2) == (2, 1, 2)
+    assert of(8) == (4, 2, 8)
+    assert of(16) == (4, 4, 16)
+    assert PoolSettings().resolved(cuda=True, cores=16).executors == 2
     assert PoolSettings(executors=1, threads=2).resolved(cuda=False, cores=8).threads == 2
     assert PoolSettings(threads=2).resolved(cuda=False, cores=2).executors == 1

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -121,10 +123,10 @@ async def test_rolling_back_needs_no_new_session(stage: Stage) -> None:
     one, two = stage.version(number=1, build=0), stage.version(number=2, build=1)
     async with stage.pool() as pool:
         await go_live(pool, one)
-        session = pool.served("pets").build.session
+        resident = pool.served("pets").build.resident
         await go_live(pool, two)
         await go_live(pool, one)
-        assert pool.served("pets").build.session is session
+        assert pool.served("pets").build.resident is resident
         assert (await ask(pool, PIXELS, version="previous")).version == 2
 
 
@@ -267,3 +269,25 @@ async def test_a_forgotten_model_is_unknown_and_its_requests_under_way_finish(st
                 await ask(pool, PIXELS)
         assert pool.versions("pets") == ()
         assert pool.totals().builds_open == 0
+
+
+async def test_a_further_model_on_a_loaded_build_costs_its_head_and_little_more(stage: Stage) -> None:
+    n = 200
+    async with stage.pool() as pool:
+        await go_live(pool, stage.version("first"))
+        await ask(pool, PIXELS, "first")
+        tracemalloc.start()
+        try:
+            for i in range(n):
+                version = stage.version(f"model{i}")
+                await go_live(pool, version)
+                await ask(pool, PIXELS, f"model{i}")
+            gc.collect()
+            grown, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        (layer,) = version.head.layers
+        assert isinstance(layer, Dense)
+        head_bytes = layer.weight.nbytes + layer.bias.nbytes
+        assert grown / n < head_bytes + 10_000
+        assert (pool.totals().loads, pool.totals().builds_open) == (1, 1)

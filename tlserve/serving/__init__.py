@@ -2,7 +2,8 @@
 
 Asyncio in front, threads behind, no gRPC: a front end leases a version and asks for a prediction;
 the scheduler loads a new version and swaps it in. Models that share a build share its session and
-their requests share batches; each request is answered by the head of the version it leased.
+their requests share batches; each request is answered by the head of the version it leased. Heads and
+facts stay in memory, sessions come and go (`residency`).
 """
 
 from tlserve.serving.pool import InferencePool

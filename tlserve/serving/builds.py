@@ -1,124 +1,128 @@
-"""Loaded backbone builds, shared by every version that stands on them, closed when the last one is gone."""
+"""One backbone build: what is known of it without loading it, and its sessions while it is in memory."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import os
-import sys
 import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
-from tlserve.core.errors import TlserveError, Unavailable
-from tlserve.runtime import BackboneSession, Device
+from tlserve.core.types import Pixels, Rows
+from tlserve.runtime import BackboneSession, BuildSpec
+from tlserve.serving.pace import Pace, first_is_better
 
-LOADING_NICENESS = 10
-"""Measured on two busy cores: the median answer beside a load takes 1.4 times as long as without (2.2 times
-at equal priority), and the load twice as long."""
+WIDE_SURPRISE = 3.0
+"""Stalls count for more on the wide session: its threads wait for each other, so there they belong to it."""
+
+
+@dataclass(eq=False, slots=True)
+class Wide:
+    """A session on all cores, for a batch that has the machine to itself; its rows equal the other's."""
+
+    session: BackboneSession
+    pace: Pace
+    nbytes: int
+    """What it added to resident memory, and at least its graph's size."""
+
+
+@dataclass(eq=False, slots=True)
+class Resident:
+    """A build in memory: one session for each device, and perhaps a wide one."""
+
+    sessions: tuple[BackboneSession, ...]
+    nbytes: int
+    """What loading it added to resident memory, and at least `graph_bytes`."""
+    graph_bytes: int
+    """The graph's size, for each session."""
+    wide: Wide | None = None
+    lone_batches: int = 0
+    """Batches so far that had the machine to themselves."""
+    turns: tuple[threading.Lock, ...] = ()
+    """One for each session on a GPU, which runs one batch at a time: waiting for it is not running."""
+
+    def __post_init__(self) -> None:
+        if any(session.device.is_cuda for session in self.sessions):
+            self.turns = tuple(threading.Lock() for _ in self.sessions)
+
+    @property
+    def buckets(self) -> Sequence[int]:
+        """Batch sizes to which the sessions fill up, ascending; none where each size costs what it costs."""
+        return self.sessions[0].buckets
+
+    def close(self) -> None:
+        """May take a while; nobody may be using it."""
+        for session in self.sessions:
+            session.close()
+        if self.wide is not None:
+            self.wide.session.close()
+        self.sessions, self.wide = (), None
 
 
 class Build:
-    """One session and the number of its users: loaded versions, and batches under way."""
+    """A build that loaded versions stand on. In memory while `resident` is set; never without, while held."""
 
-    def __init__(self, digest: str, session: BackboneSession, on_unused: Callable[[Build], None]) -> None:
-        self.digest, self.session = digest, session
-        self._on_unused = on_unused
-        self._users = 0
+    def __init__(self, digest: str, spec: BuildSpec, folder: Path, on_free: Callable[[Build], None]) -> None:
+        """on_free: called on the event loop whenever the last hold ended."""
+        self.digest, self.spec, self.folder = digest, spec, folder
+        self.resident: Resident | None = None
+        self.pace = Pace(0.0, 1e-3)
+        """Seeded when it is loaded."""
+        self.versions = self.live_versions = 0
+        """Loaded versions that stand on it, and how many of them answer by default. On the loop only."""
+        self.nbytes = 0
+        """What it took in memory when it was last loaded; see `Resident.nbytes`. 0 before the first time."""
+        self.last_use = (0, 0.0)
+        """A number that grows from use to use, and time.monotonic. On the loop only."""
+        self._on_free = on_free
+        self._holds = 0
         self._lock = threading.Lock()
 
-    def retain(self) -> None:
-        """From any thread, while somebody else still holds it."""
+    @property
+    def held(self) -> bool:
+        """Whether a lease or a batch under way needs it."""
+        return self._holds > 0
+
+    def hold(self) -> None:
+        """On the loop while it is resident, or from any thread while somebody else holds it."""
         with self._lock:
-            self._users += 1
+            self._holds += 1
 
     def release(self) -> None:
-        """On the event loop only: the last release closes the build."""
+        """On the event loop only."""
         with self._lock:
-            self._users -= 1
-            unused = self._users == 0
-        if unused:
-            self._on_unused(self)
+            self._holds -= 1
+            free = self._holds == 0
+        if free:
+            self._on_free(self)
+
+    def rows_within(self, seconds: float, most: int, *, backlog: int) -> int:
+        """How many images a batch may hold; see `Pace.rows_within`. From any thread, while held."""
+        buckets = self.resident.buckets if self.resident is not None else ()
+        return self.pace.rows_within(seconds, most, buckets, backlog=backlog)
+
+    def run(self, pixels: Pixels, *, device: int, alone: bool) -> Rows:
+        """One run on the session of a device (an index), or on the wide one. From any thread, while held."""
+        resident = self.resident
+        assert resident is not None, "a build is resident while it is held"
+        wide = resident.wide
+        n, turn = len(pixels), resident.lone_batches
+        # The threads of one run wait for each other: where other processes take a core, fewer are faster.
+        if alone and wide is not None and first_is_better(wide.pace, self.pace, n, turn):
+            began = time.perf_counter()
+            rows = wide.session.rows(pixels)
+            spent = time.perf_counter() - began
+            wide.pace = wide.pace.after(n, spent, most_surprise=WIDE_SURPRISE)
+            return rows
+        with resident.turns[device] if resident.turns else nullcontext():
+            began = time.perf_counter()
+            rows = resident.sessions[device].rows(pixels)
+            spent = time.perf_counter() - began
+        # Two threads that learn at once lose one of two lessons, no more.
+        self.pace = self.pace.after(_bucket(n, resident.buckets), spent)
+        return rows
 
 
-class BuildShelf:
-    """Opens each build once, in a thread, warmed up; gives the same one to all who ask."""
-
-    def __init__(self, open_build: Callable[[Path], BackboneSession], folder: Path) -> None:
-        """`open_build` loads and warms up the build in one folder under `folder`; it may block."""
-        self._open_build, self._folder = open_build, folder
-        self._open: dict[str, Build] = {}
-        self._opening: dict[str, asyncio.Task[Build]] = {}
-        self._closing: set[asyncio.Task[None]] = set()
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    async def acquire(self, digest: str) -> Build:
-        """The build, retained for the caller. Raises what opening it raises; nothing is kept then."""
-        while digest not in self._open:
-            opening = self._opening.get(digest)
-            if opening is None:
-                opening = asyncio.create_task(self._load(digest))
-                self._opening[digest] = opening
-                opening.add_done_callback(lambda done: self._opened(digest, done))
-            await asyncio.shield(opening)
-        build = self._open[digest]
-        build.retain()
-        return build
-
-    async def close(self) -> None:
-        """Close whatever is open; nobody may use a build any more."""
-        if self._opening:
-            await asyncio.wait(self._opening.values())
-        for build in list(self._open.values()):
-            self._discard(build)
-        if self._closing:
-            await asyncio.wait(self._closing)
-
-    async def _load(self, digest: str) -> Build:
-        # A thread of its own, because loading may lower its thread's priority for good.
-        loader = ThreadPoolExecutor(1, thread_name_prefix="tlserve-load")
-        try:
-            loop = asyncio.get_running_loop()
-            session = await loop.run_in_executor(loader, self._open_build, self._folder / digest)
-        finally:
-            loader.shutdown(wait=False)
-        build = self._open[digest] = Build(digest, session, self._discard)
-        return build
-
-    def _opened(self, digest: str, done: asyncio.Task[Build]) -> None:
-        del self._opening[digest]
-        if not done.cancelled():
-            done.exception()  # whoever waited has it; where nobody did, it is not worth a warning
-
-    def _discard(self, build: Build) -> None:
-        if self._open.get(build.digest) is build:
-            del self._open[build.digest]
-            # Freeing a graph takes a while; the loop does not wait for it.
-            closing = asyncio.create_task(asyncio.to_thread(build.session.close))
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
-
-
-def open_warm(folder: Path, device: Device, *, threads: int, batch_sizes: Iterable[int]) -> BackboneSession:
-    """The build in `folder`, loaded, checked against its reference rows, and run once at each batch size.
-
-    Raises CorruptState, BuildMismatch, or Unavailable where it loads but cannot run (memory).
-    """
-    try:
-        session = BackboneSession.open(folder, device, threads=threads)
-        session.warm_up(batch_sizes)
-    except TlserveError:
-        raise
-    except Exception as exc:  # onnxruntime raises a class of its own for each status
-        raise Unavailable(f"the build in {folder} does not run on {device.name}: {exc}") from exc
-    return session
-
-
-def yield_to_answers() -> None:
-    """Let this thread run after those that answer requests; where the system cannot, nothing happens."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOADING_NICENESS)
+def _bucket(rows: int, buckets: Sequence[int]) -> int:
+    return next((size for size in buckets if size >= rows), rows)

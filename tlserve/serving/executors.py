@@ -13,6 +13,7 @@ import numpy as np
 from tlserve.core.errors import TlserveError, Unavailable
 from tlserve.core.head import answers
 from tlserve.core.types import Pixels, Rows
+from tlserve.plugin_api import ImageSpec
 from tlserve.serving.queue import Batch, RowQueue, Slice, Ticket
 from tlserve.serving.served import ServedVersion
 
@@ -40,8 +41,9 @@ class BatchRun:
 class BatchRunner:
     """Runs one batch after the other in one thread, with one pixel buffer for each image size."""
 
-    def __init__(self, max_batch: int, *, fixed_sizes: bool) -> None:
-        self._max_batch, self._fixed_sizes = max_batch, fixed_sizes
+    def __init__(self, max_batch: int, device: int) -> None:
+        """device: which of a build's sessions it runs, an index."""
+        self._max_batch, self._device = max_batch, device
         self._buffers: dict[tuple[int, int], Pixels] = {}
 
     def run(self, batch: Batch) -> BatchRun:
@@ -49,9 +51,9 @@ class BatchRunner:
         taken = time.perf_counter_ns()
         ordered = sorted(batch.slices, key=lambda part: id(part.ticket.served))
         try:
-            pixels = self._fill(batch, ordered)
+            pixels = self._pixels(batch, ordered)
             filled = time.perf_counter_ns()
-            rows = batch.build.session.rows(pixels)[: batch.rows]
+            rows = batch.build.run(pixels, device=self._device, alone=batch.alone)
             inferred = time.perf_counter_ns()
             _apply_heads(ordered, rows)
         except TlserveError as exc:
@@ -61,38 +63,51 @@ class BatchRunner:
         done = time.perf_counter_ns()
         return BatchRun(batch, taken, filled - taken, inferred - filled, done - inferred)
 
-    def _fill(self, batch: Batch, ordered: list[Slice]) -> Pixels:
-        image = batch.build.session.spec.image
+    def _pixels(self, batch: Batch, ordered: list[Slice]) -> Pixels:
+        """The batch's images side by side: copied once, into the buffer, unless they already are."""
+        if len(ordered) == 1:
+            (part,) = ordered
+            images = part.ticket.images[part.start : part.stop]
+            if isinstance(images, np.ndarray) and images.flags.c_contiguous:
+                return images
+            if len(images) == 1 and images[0].flags.c_contiguous:
+                return images[0][None]
+        return self._filled(batch.build.spec.image, ordered)
+
+    def _filled(self, image: ImageSpec, ordered: list[Slice]) -> Pixels:
         size = image.height, image.width
         if size not in self._buffers:
-            self._buffers[size] = np.zeros((padded(self._max_batch), *size, 3), np.uint8)
+            self._buffers[size] = np.zeros((self._max_batch, *size, 3), np.uint8)
         buffer, at = self._buffers[size], 0
         for part in ordered:
             for picture in part.ticket.images[part.start : part.stop]:
                 buffer[at] = picture
                 at += 1
-        return buffer[: padded(at) if self._fixed_sizes else at]
+        return buffer[:at]
 
 
 class Executors:
-    """`count` threads that take batches from the queue until it closes."""
+    """`count` threads for each device that take batches from the queue until it closes."""
 
     def __init__(
         self,
         queue: RowQueue,
-        make_runner: Callable[[], BatchRunner],
+        make_runner: Callable[[int], BatchRunner],
         deliver: Callable[[BatchRun], None],
         *,
         count: int,
+        n_devices: int = 1,
     ) -> None:
-        """`deliver` is called on the event loop with every batch that ran."""
-        self._queue, self._make_runner, self._deliver, self._count = queue, make_runner, deliver, count
+        """make_runner: for a device (an index). deliver: called on the event loop with each run."""
+        self._queue, self._make_runner, self._deliver = queue, make_runner, deliver
+        self._count, self._n_devices = count, n_devices
         self._threads: list[threading.Thread] = []
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        for index in range(self._count):
-            name = f"tlserve-executor-{index}"
-            thread = threading.Thread(target=self._work, args=(loop,), name=name, daemon=True)
+        for index in range(self._count * self._n_devices):
+            turn, device = divmod(index, self._n_devices)
+            name = f"tlserve-executor-{turn}-on-{device}"
+            thread = threading.Thread(target=self._work, args=(loop, device), name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
 
@@ -101,15 +116,20 @@ class Executors:
         for thread in self._threads:
             thread.join()
 
-    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
-        runner = self._make_runner()
-        while (batch := self._queue.take()) is not None:
-            loop.call_soon_threadsafe(self._deliver, runner.run(batch))
+    def _work(self, loop: asyncio.AbstractEventLoop, device: int) -> None:
+        runner = self._make_runner(device)
+        while self._work_once(loop, runner, device):
+            pass
 
-
-def padded(rows: int) -> int:
-    """The next power of two."""
-    return 1 << (rows - 1).bit_length()
+    def _work_once(self, loop: asyncio.AbstractEventLoop, runner: BatchRunner, device: int) -> bool:
+        """In a function of its own, so that a thread which waits keeps nothing of its last batch alive."""
+        batch = self._queue.take(device)
+        if batch is None:
+            return False
+        run = runner.run(batch)
+        self._queue.done(device)
+        loop.call_soon_threadsafe(self._deliver, run)
+        return True
 
 
 def _apply_heads(ordered: list[Slice], rows: Rows) -> None:

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from tlserve.core.errors import BadInput, DeadlinePassed, Draining, TlserveError
 from tlserve.core.types import Pixels
-from tlserve.runtime import BackboneSession, Device
-from tlserve.serving.builds import BuildShelf, open_warm, yield_to_answers
+from tlserve.runtime import Device
 from tlserve.serving.decoding import DecodePool
 from tlserve.serving.executors import BatchRun, BatchRunner, Executors
+from tlserve.serving.limits import Limits
+from tlserve.serving.opening import Opener
 from tlserve.serving.queue import RowQueue, Ticket
+from tlserve.serving.residency import BuildShelf
 from tlserve.serving.servable import PoolSettings, Prediction, ServableVersion, VersionSource
 from tlserve.serving.served import Lease, ServedVersion
 from tlserve.serving.statistics import PoolCounter, PoolTotals, VersionStatistics
@@ -28,7 +31,7 @@ from tlserve.serving.versions import VersionRegistry
 
 
 class InferencePool:
-    """Serves every loaded version of every model on one device. All methods belong to one event loop.
+    """Serves every loaded version of every model on these devices. All methods belong to one event loop.
 
     start -> (load, swap, lease, predict ...) -> drain -> close.
     """
@@ -36,26 +39,38 @@ class InferencePool:
     def __init__(
         self,
         backbones_dir: Path,
-        device: Device,
+        devices: Sequence[Device],
         settings: PoolSettings | None = None,
         *,
         max_pixels: int,
         version_source: VersionSource | None = None,
     ) -> None:
-        """`version_source` reads versions asked for by number that are not loaded; None: they are unknown."""
-        self._device = device
-        self.settings = (settings or PoolSettings()).resolved(cuda=device.is_cuda)
-        share = 1 if device.is_cuda else self.settings.executors
+        """devices: at least one; every backbone has a session on each, and all pull from one queue.
+
+        version_source reads versions asked for by number that are not loaded; None: they are unknown.
+        """
+        cuda = any(device.is_cuda for device in devices)
+        self.settings = settings = (settings or PoolSettings()).resolved(cuda=cuda)
+        n_devices = len(devices)
         self._queue = RowQueue(
-            limit_rows=self.settings.queue_rows, max_batch=self.settings.max_batch, sharers=share
+            limit_rows=settings.queue_rows,
+            max_batch=settings.max_batch,
+            sharers=n_devices if cuda else n_devices * settings.executors,
+            batch_target_seconds=settings.batch_target_ms / 1000,
+            n_devices=n_devices,
         )
         self._executors = Executors(
-            self._queue, self._make_runner, self._deliver, count=self.settings.executors
+            self._queue, self._make_runner, self._deliver, count=settings.executors, n_devices=n_devices
         )
-        self._decoding = DecodePool(self.settings.decode_workers, max_pixels=max_pixels)
-        self._shelf = BuildShelf(self._open_build, backbones_dir)
+        self._decoding = DecodePool(settings.decode_workers, max_pixels=max_pixels)
+        opener = _opener(devices, settings)
+        limits = Limits(settings.max_backbones, settings.memory_limit_mb * 2**20, settings.idle_seconds)
+        self._shelf = BuildShelf(backbones_dir, opener, limits, yields=self._loads_yield)
         self._registry = VersionRegistry(
-            self._shelf, version_source, extra_versions=self.settings.extra_versions
+            self._shelf,
+            version_source,
+            extra_versions=settings.extra_versions,
+            patience_seconds=settings.load_patience_seconds,
         )
         self._counter = PoolCounter()
         self._draining = False
@@ -93,13 +108,15 @@ class InferencePool:
 
     # -- versions
 
-    async def load(self, version: ServableVersion) -> ServedVersion:
+    async def load(self, version: ServableVersion, *, only_if_room: bool = False) -> ServedVersion:
         """Open (or share) its build, warm it up, fit the head: all before anybody can lease it.
 
+        A new build comes beside those in memory, even beyond the limits, until the swap is done; with
+        `only_if_room` it stays cold where they leave no room, and the first lease loads it.
         Give what comes back to `swap` or `discard`. Raises NotLoaded; nothing has changed then, and
         nothing is kept.
         """
-        return await self._registry.load(version)
+        return await self._registry.load(version, only_if_room=only_if_room)
 
     async def swap(self, served: ServedVersion, *, previous: int | None = None) -> None:
         """Make it the one that answers by default, from the next lease on.
@@ -135,11 +152,15 @@ class InferencePool:
         return self._registry.find(model, version)
 
     def ready(self, model: str, version: str = "") -> bool:
-        """Whether a lease would be granted at once."""
+        """Whether a lease would be granted: at once, or as soon as its backbone is in memory again.
+
+        False while the backbone's last load failed and the next one is not due yet.
+        """
         try:
-            return not self._draining and not self._registry.find(model, version).retired
+            served = self._registry.find(model, version)
         except TlserveError:
             return False
+        return not (self._draining or served.retired or self._shelf.failing(served.build))
 
     # -- predictions
 
@@ -147,22 +168,26 @@ class InferencePool:
     async def lease(self, model: str, version: str = "") -> AsyncIterator[Lease]:
         """Hold one version; `""` or `live`, `previous`, or a decimal, which is loaded on demand.
 
-        Raises UnknownModel, UnknownVersion, NotTrained, NotLoaded or Draining.
+        A backbone that is not in memory is loaded first: BackboneCold when that outlasts
+        `load_patience_seconds` (a caller with a deadline stops waiting by cancelling), and the load goes on.
+        Raises UnknownModel, UnknownVersion, NotTrained, NotLoaded, BackboneCold or Draining.
         """
-        if self._draining:
-            raise Draining
-        self._leases += 1
-        self._no_leases.clear()
-        try:
+        with self._counted_lease():
             served = await self._registry.acquire(model, version)
             try:
                 yield Lease(served)
             finally:
+                self._registry.release(served)
+
+    @asynccontextmanager
+    async def facts(self, model: str, version: str = "") -> AsyncIterator[ServedVersion]:
+        """As `lease`, for what is known of a version without its backbone, which may stay cold."""
+        with self._counted_lease():
+            served = await self._registry.facts(model, version)
+            try:
+                yield served
+            finally:
                 served.release()
-        finally:
-            self._leases -= 1
-            if self._leases == 0:
-                self._no_leases.set()
 
     async def predict(
         self, lease: Lease, images: Sequence[bytes] | Pixels, *, deadline: float | None = None
@@ -224,24 +249,40 @@ class InferencePool:
         return tuple(served.counter.read() for served in self._registry.loaded(model))
 
     def totals(self) -> PoolTotals:
-        return self._counter.read(
+        counts = self._shelf.counts
+        return replace(
+            self._counter.read(),
             waiting_rows=self._queue.waiting_rows,
             requests_open=self._leases,
-            builds_open=len(self._shelf),
+            builds_open=len(self._shelf.resident),
+            resident_bytes=self._shelf.resident.nbytes,
+            loads=counts.loads,
+            load_failures=counts.load_failures,
+            evictions=self._shelf.resident.evictions,
+            cold_waits=counts.cold_waits,
         )
 
     # -- how
 
-    def _open_build(self, folder: Path) -> BackboneSession:
-        """On a thread of its own."""
-        if self._answering and self.settings.threads == 1:
-            # With more, the session's own threads would be born with the lower priority and keep it.
-            yield_to_answers()
-        sizes = (1, self.settings.max_batch)
-        return open_warm(folder, self._device, threads=self.settings.threads, batch_sizes=sizes)
+    @contextmanager
+    def _counted_lease(self) -> Iterator[None]:
+        if self._draining:
+            raise Draining
+        self._leases += 1
+        self._no_leases.clear()
+        try:
+            yield
+        finally:
+            self._leases -= 1
+            if self._leases == 0:
+                self._no_leases.set()
 
-    def _make_runner(self) -> BatchRunner:
-        return BatchRunner(self.settings.max_batch, fixed_sizes=bool(self.settings.fixed_sizes))
+    def _loads_yield(self) -> bool:
+        """With more threads, the session's own would be born with the lower priority and keep it."""
+        return self._answering and self.settings.threads == 1
+
+    def _make_runner(self, device: int) -> BatchRunner:
+        return BatchRunner(self.settings.max_batch, device)
 
     def _deliver(self, run: BatchRun) -> None:
         """On the loop: answer the requests whose last images just ran, count, and let go of the build."""
@@ -251,7 +292,20 @@ class InferencePool:
         for part in run.batch.slices:
             run.count_into(part.ticket)
             part.ticket.settle(part.rows, run.error)
+        if run.batch.alone:
+            self._shelf.ran_alone(run.batch.build)
         run.batch.build.release()
+
+
+def _opener(devices: Sequence[Device], settings: PoolSettings) -> Opener:
+    return Opener(
+        devices=tuple(devices),
+        threads=settings.threads,
+        wide_threads=settings.wide_threads,
+        wide_share=settings.wide_share,
+        max_batch=settings.max_batch,
+        batch_target_seconds=settings.batch_target_ms / 1000,
+    )
 
 
 def check_images(images: Sequence[bytes] | Pixels) -> None:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from tlserve.core.head import Head
 from tlserve.core.types import Features, Probabilities
 from tlserve.runtime import usable_cores
+from tlserve.serving.limits import BUILD_IDLE_SECONDS
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,14 +60,26 @@ class PoolSettings:
     queue_rows: int = 1024
     """Most images admitted and not yet running, those that still decode included."""
     executors: int = 0
-    """Batches that run side by side."""
+    """Batches under way side by side, on each device."""
     threads: int = 0
     """Threads inside one running batch."""
     decode_workers: int = 0
-    fixed_sizes: bool | None = None
-    """Round batches up to powers of two, as GPUs like it; None means on a GPU only."""
     extra_versions: int = 2
     """Older versions, asked for by number, that stay loaded beside live and previous."""
+    batch_target_ms: float = 20.0
+    """A batch holds as many images as are expected to run within this time, at least 1; 0: `max_batch`."""
+    wide_threads: int = 0
+    """Threads of the session for a batch that has the machine to itself; not more than `threads`: none."""
+    wide_share: float = 0.8
+    """That session is kept if one image takes at most this share of the time on the other."""
+    max_backbones: int = 0
+    """Most backbones in memory at once; 0: no limit."""
+    memory_limit_mb: int = 0
+    """Most MiB that backbones may take together; 0: no limit."""
+    load_patience_seconds: float = 10.0
+    """How long a lease waits for a backbone that is not in memory."""
+    idle_seconds: float = BUILD_IDLE_SECONDS
+    """How long a backbone stays that no live version stands on and nobody uses."""
 
     def resolved(self, *, cuda: bool, cores: int | None = None) -> PoolSettings:
         """Every zero replaced by what suits this machine.
@@ -77,17 +90,22 @@ class PoolSettings:
         never wait for each other. MobileNetV2, 2 busy cores, 32 gRPC clients: 2 executors of 1 thread
         gave 0.90 of the bare session's images per CPU second, 1 executor of 2 threads 0.57 (its waiting
         thread spins). The size of a batch hardly matters on a CPU (within 5 % from 1 to 32).
-        The price: on idle cores, one thread takes longer over a lone image than two would.
+        A batch that has the machine to itself runs on a second session with a thread for each core.
 
-        GPU: two executors, so that one fills its batch while the other's runs.
+        Threads that decode: one for each core. Beside the executors that is twice as many as cores, but
+        they never all have work: an executor without images waits for the decoders, and decoded images
+        wait for an executor. Neither spins, so the cores go to whichever side is behind.
+
+        GPU: two executors for each device, so that one fills its batch while the other's runs.
         """
         cores = usable_cores() if cores is None else cores
         executors = self.executors or _executors(self.threads, cuda=cuda, cores=cores)
+        threads = self.threads or max(1, cores // executors)
         return replace(
             self,
             executors=executors,
-            fixed_sizes=cuda if self.fixed_sizes is None else self.fixed_sizes,
-            threads=self.threads or max(1, cores // executors),
+            threads=threads,
+            wide_threads=self.wide_threads or min(cores, executors * threads),
             decode_workers=self.decode_workers or cores,
         )
 

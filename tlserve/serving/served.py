@@ -21,14 +21,14 @@ Key = tuple[str, int]
 
 
 class ServedVersion:
-    """A version standing on its build, loaded and checked. Counted on the event loop only."""
+    """A version and the build it stands on, in memory or not. Counted on the event loop only."""
 
     def __init__(
         self, version: ServableVersion, build: Build, on_retired: Callable[[ServedVersion], None]
     ) -> None:
-        """Takes over the caller's hold on `build`. Raises CorruptState when the head does not fit it."""
+        """on_retired: called when the last user is gone. Raises CorruptState when the head does not fit."""
         self.version, self.build = version, build
-        self.columns = fitting_columns(version.head, build.session.spec)
+        self.columns = fitting_columns(version.head, build.spec)
         self.counter = VersionCounter(version.model, version.number)
         self._on_retired = on_retired
         self._users = 1
@@ -56,11 +56,11 @@ class ServedVersion:
     @property
     def image(self) -> ImageSpec:
         """The size that its backbone wants, and how pictures get there."""
-        return self.build.session.spec.image
+        return self.build.spec.image
 
     @property
     def backbone(self) -> str:
-        return self.build.session.spec.name
+        return self.build.spec.name
 
     @property
     def retired(self) -> bool:
@@ -70,16 +70,15 @@ class ServedVersion:
         self._users += 1
 
     def release(self) -> None:
-        """The last release retires the version: its build loses one user."""
+        """The last release retires the version."""
         self._users -= 1
         if self._users == 0:
-            self.build.release()
             self._on_retired(self)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Lease:
-    """A version that stays as it is, and loaded, until the lease ends, whatever is swapped meanwhile."""
+    """A version that stays as it is, its build in memory, until the lease ends, whatever is swapped."""
 
     served: ServedVersion
 

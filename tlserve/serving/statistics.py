@@ -76,6 +76,15 @@ class PoolTotals:
     requests_open: int = 0
     """Requests that hold a version now."""
     builds_open: int = 0
+    """Backbone builds in memory."""
+    resident_bytes: int = 0
+    """What they take there, as counted when they were loaded."""
+    loads: int = 0
+    load_failures: int = 0
+    evictions: int = 0
+    """Builds that left memory."""
+    cold_waits: int = 0
+    """Leases that had to wait for a build."""
 
 
 class VersionCounter:
@@ -135,7 +144,8 @@ class PoolCounter:
     def ran(self, rows: int) -> None:
         self._batch_sizes[rows] += 1
 
-    def read(self, *, waiting_rows: int, requests_open: int, builds_open: int) -> PoolTotals:
+    def read(self) -> PoolTotals:
+        """Its own counts; the pool adds what others know."""
         return PoolTotals(
             requests=self._requests,
             images=self._images,
@@ -143,7 +153,4 @@ class PoolCounter:
             batches=self._batch_sizes.total(),
             batch_rows=sum(size * count for size, count in self._batch_sizes.items()),
             batch_sizes=dict(self._batch_sizes),
-            waiting_rows=waiting_rows,
-            requests_open=requests_open,
-            builds_open=builds_open,
         )
