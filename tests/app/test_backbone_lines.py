@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,17 @@ from tlserve.app.backbones import backbone_description, backbone_lines
 from tlserve.core.backbones import BackboneDescription
 from tlserve.core.errors import BackboneProblem, NotFound
 from tlserve.core.messages import BackboneDescribed, BackboneEntry
-from tlserve.runtime import SPEC_FILE, BuildSpec, choose_device, observed, read_build_spec, record_speeds
+from tlserve.core.precision import PrecisionTrial
+from tlserve.runtime import (
+    SPEC_FILE,
+    BuildSpec,
+    choose_device,
+    observed,
+    read_build_spec,
+    record_speeds,
+    record_trial,
+    write_build_spec,
+)
 
 ENTRY = BackboneEntry("tiny", "tests", "package tests")
 CPU = choose_device("cpu")
@@ -81,6 +92,23 @@ def test_a_description_says_where_the_build_lies_once_it_is_made(
     assert found.build_folder == str(folder)
     assert found.build_bytes > (folder / "backbone.onnx").stat().st_size
     assert found.speeds == (speed,)
+
+
+def test_a_description_is_of_the_build_that_was_decided_on(tmp_path: Path, told: BackboneDescribed) -> None:
+    plain = put_build(tmp_path)
+    trial = PrecisionTrial("int8", "int8", "int8: taken")
+    spec = BuildSpec.of(tiny_info(), "tests", "int8")
+    int8 = Path(shutil.copytree(plain, tmp_path / spec.digest))
+    write_build_spec(int8, replace(spec, trial=trial))
+    assert backbone_description(told, tmp_path).build_folder == str(plain)
+    record_trial(plain, trial)
+    found = backbone_description(told, tmp_path)
+    assert (found.build_folder, found.precision, found.trial) == (str(int8), "int8", trial)
+    record_trial(plain, replace(trial, chosen="fp32", reason="int8: not taken"))
+    found = backbone_description(told, tmp_path)
+    assert (found.build_folder, found.precision) == (str(plain), "fp32")
+    assert found.trial is not None
+    assert found.trial.reason == "int8: not taken"
 
 
 def test_what_was_just_measured_is_told_even_if_it_could_not_be_kept(

@@ -19,9 +19,11 @@ from tlserve.cli.backbones.showing import (
     normalisation_in_words,
     said_if_slow,
     speed_in_words,
+    trial_in_words,
     waiting_words,
 )
 from tlserve.core.backbones import Speed
+from tlserve.core.precision import PrecisionTrial
 from tlserve.plugin_api import ImageSpec
 from tlserve.rpc.backend import BackboneLine
 
@@ -314,6 +316,15 @@ def test_the_input_is_told_in_words() -> None:
     assert normalisation_in_words(cropped) == "(pixel - 127.5) / [58.395, 57.12, 57.375]"
     squeezed = replace(cropped, resize_short_side=None, crop="none", channel_order="BGR", layout="NHWC")
     assert input_in_words(squeezed) == "128 x 96 pixels, BGR, NHWC: squeezed to that size (bilinear)"
+
+
+def test_a_trial_of_precision_says_its_numbers_and_where_they_were_measured() -> None:
+    trial = PrecisionTrial(
+        "int8", "int8", "int8: taken", 1000, hardware="a processor", decided_at=86_400 * 200.5
+    )
+    assert trial_in_words(trial) == "int8: taken (1,000 training images, a processor, 1970-07-20)"
+    untried = replace(trial, tried="", reason="no VNNI", n_images=0)
+    assert trial_in_words(untried) == "no VNNI (a processor, 1970-07-20)"
 
 
 def test_a_speed_says_how_where_and_when() -> None:

@@ -98,6 +98,7 @@ def test_flags_of_learning_say_what_the_settings_say() -> None:
 @pytest.mark.parametrize(
     ("flag", "value"),
     [
+        ("--precision", "int4"),
         ("--head", "tree"),
         ("--strategy", "magic"),
         ("--augment", "flip,magic"),

@@ -34,6 +34,15 @@ def test_a_pipe_is_not_flooded_by_a_long_phase() -> None:
     assert 2 <= len(show(steps, terminal=False, times=times).splitlines()) <= 12
 
 
+def test_a_pipe_gets_each_thing_that_is_said_of_a_phase_once() -> None:
+    steps = [Step("extracting", note="trying int8"), Step("extracting", note="trying int8")]
+    steps += [Step("extracting", 5, 10), Step("extracting", note="int8: taken")]
+    assert show(steps, terminal=False, times=[0.1 * n for n in range(1, 40)]).splitlines() == [
+        "running the backbone: trying int8",
+        "running the backbone: int8: taken",
+    ]
+
+
 def test_a_terminal_gets_bars_that_end_full() -> None:
     text = show([Step("extracting", 5, 10, 50.0, 0.1), Step("training")], terminal=True)
     assert "running the backbone" in text

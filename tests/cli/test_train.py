@@ -14,6 +14,7 @@ from tlserve.app.lock import StateLock
 from tlserve.cli.training import serve_command
 from tlserve.release import LiveState, VersionStore, with_backbone
 from tlserve.release.layout import StateLayout
+from tlserve.runtime import read_build_spec
 from tlserve.settings import load_settings
 
 
@@ -62,13 +63,15 @@ def test_heads_were_compared_and_no_view_was_made(trained: Trained) -> None:
 
 
 def test_flags_say_how_to_learn(trained: Trained, tmp_path: Path) -> None:
-    flags = ("--head", "ridge", "--strategy", "head")
+    flags = ("--precision", "int8", "--head", "ridge", "--strategy", "head")
     said = train(trained.folder, tmp_path / "state", *flags)
     assert said.returncode == 0, said.stderr
-    plan = VersionStore(StateLayout(tmp_path / "state").models).manifest("shapes", 1).plan
-    assert plan is not None
-    assert (plan.head, plan.strategy) == ("ridge", "head")
-    assert said.stderr.endswith("--head ridge --strategy head\n")
+    layout = StateLayout(tmp_path / "state")
+    manifest = VersionStore(layout.models).manifest("shapes", 1)
+    assert manifest.plan is not None
+    assert (manifest.plan.head, manifest.plan.strategy) == ("ridge", "head")
+    assert read_build_spec(layout.backbones / manifest.build).precision == "int8"
+    assert said.stderr.endswith("--precision int8 --head ridge --strategy head\n")
 
 
 def test_fine_tuning_without_a_study_is_told_to_be_missing(trained: Trained, tmp_path: Path) -> None:

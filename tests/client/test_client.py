@@ -16,6 +16,7 @@ from tests.rpc.conftest import Running
 from tlserve.client import AsyncClient, Client
 from tlserve.core.backbones import Speed
 from tlserve.core.errors import InvalidRequest, NotFound
+from tlserve.core.precision import PrecisionTrial
 from tlserve.plugin_api import Tap
 from tlserve.rpc.backend import BackboneLine, ModelEvent
 
@@ -150,6 +151,15 @@ async def test_one_backbone_is_described_just_as_the_server_knows_it(ask: Ask) -
         await ask("backbone", "nanoo")
     with pytest.raises(InvalidRequest, match="names no backbone"):
         await ask("backbone", "")
+
+
+async def test_what_was_decided_on_precision_comes_along(running: Running, ask: Ask) -> None:
+    untried = PrecisionTrial("fp32", "", "no VNNI", hardware="a\udcff", decided_at=1.5)
+    tried = PrecisionTrial("int8", "int8", "taken", 1000, 0.885, 0.884, 100.0, 190.0, "a processor", 1.5)
+    for trial, told in ((tried, tried), (untried, replace(untried, hardware="a?"))):
+        running.backend.description = replace(NANO, precision=trial.chosen, trial=trial)
+        found = await ask("backbone", "nano")
+        assert (found.precision, found.trial) == (trial.chosen, told)
 
 
 async def test_added_files_land_in_the_folder_of_their_class(

@@ -13,6 +13,7 @@ from tests.pipeline.stage import RECIPE, Stage
 from tlserve.core.judge import Policy
 from tlserve.core.lifecycle import Phase, Promotion
 from tlserve.core.messages import Progress, SnapshotTaken
+from tlserve.core.precision import Precision
 from tlserve.core.types import Split
 from tlserve.runtime import measured_here, read_speeds
 
@@ -145,12 +146,13 @@ def swap_training_images(stage: Stage) -> None:
 
 def test_a_pass_over_many_images_notes_how_fast_they_went_and_one_over_few_does_not(stage: Stage) -> None:
     (build,) = stage.layout.backbones.iterdir()
-    stage.run()
+    recipe = replace(RECIPE, precision=Precision.FP32)
+    stage.run(recipe)
     assert read_speeds(build) == ()
     for seed, shape in enumerate(("disc", "bar")):
         draw_shapes(stage.folder / shape, shape, 130, seed=seed + 2)
     began = time.perf_counter()
-    stage.run()
+    stage.run(recipe)
     (speed,) = read_speeds(build)
     assert (speed.of, speed.device, measured_here([speed])) == ("files", "cpu", (speed,))
     assert speed.images_per_second > 256 / (time.perf_counter() - began)

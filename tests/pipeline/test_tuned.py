@@ -13,12 +13,14 @@ from tests.flow.daemon_process import draw_shapes
 from tests.pipeline.stage import RECIPE, Stage
 from tlserve.core.lifecycle import Promotion
 from tlserve.core.plan import Depth, HeadKind, Strategy, TuneWish, Wish
+from tlserve.core.precision import Precision
 from tlserve.core.tuning import TuneOptions
+from tlserve.pipeline.bench import VALIDATION_FILE
 from tlserve.pipeline.options import TrainerOptions
 from tlserve.pipeline.ordering import TuneOrder, TuneResult, read_order, read_result, write_result
-from tlserve.pipeline.tuner import TuningUseless, carry_out, still_there
-from tlserve.pipeline.workshop import VALIDATION_FILE
+from tlserve.pipeline.tuner import TuningUseless, as_precise_as_its_parent, carry_out, still_there
 from tlserve.plugin_host import make_build
+from tlserve.runtime import read_build_spec
 
 TUNING = replace(
     RECIPE,
@@ -130,6 +132,41 @@ def test_a_fine_tuning_of_images_that_are_gone_is_given_up(stage: Stage, ordered
         path.unlink()
     with pytest.raises(TuningUseless, match="are still what they were"):
         carry_out(ordered, stage.layout, TrainerOptions(stage.layout.root), print, lambda: False)
+
+
+def test_a_tuned_int8_build_is_kept_to_and_goes_together_with_the_fp32_one_it_was_made_of(
+    stage: Stage, made: Path
+) -> None:
+    tuning = replace(TUNING, precision=Precision.INT8)
+    stage.go_live(stage.run(tuning).version)
+    assert stage.run(tuning, depth=Depth.FULL).tune
+    order = read_order(stage.layout, "shapes")
+    assert order is not None
+    assert (order.precision, order.parent) == ("int8", stage.manifest(1).build)
+    plain = stage.layout.backbones / tuned_build(stage, order, made)
+    int8 = as_precise_as_its_parent(plain, order, still_there(order), stage.shop.device)
+    assert read_build_spec(int8).precision == "int8"
+    write_result(stage.layout, "shapes", TuneResult(int8.name, {"reason": "one epoch"}))
+
+    done = stage.run(tuning, depth=Depth.ROWS, tuned=int8.name)
+    assert done.version is not None
+    assert (stage.manifest(done.version).build, stage.manifest(done.version).tuned_from) == (
+        int8.name,
+        order.parent,
+    )
+    stage.go_live(done.version)
+    draw_shapes(stage.folder / "disc", "disc", 3, seed=7)
+    later = stage.run(tuning)
+    assert later.version is not None
+    assert stage.manifest(later.version).build == int8.name
+
+    stage.shop.remove_unused_builds()
+    assert (plain.is_dir(), int8.is_dir()) == (True, True)
+    for version in (done.version, later.version):
+        shutil.rmtree(stage.layout.models / "shapes" / str(version))
+    stage.shop.remove_unused_builds()
+    assert (plain.exists(), int8.exists()) == (False, False)
+    assert (stage.layout.backbones / order.parent).is_dir()
 
 
 def test_another_head_is_learnt_on_the_tuned_build_and_nothing_is_tuned_anew(

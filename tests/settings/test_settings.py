@@ -8,6 +8,7 @@ import pytest
 
 from tlserve.core.errors import SettingsError
 from tlserve.core.lifecycle import Promotion
+from tlserve.core.precision import Precision
 from tlserve.settings import load_model_file, load_settings, recipe_for
 
 
@@ -36,6 +37,40 @@ def test_flags_beat_variables_beat_the_file(tmp_path: Path, monkeypatch: pytest.
 def test_a_mistake_in_the_file_is_named(tmp_path: Path, text: str, named: str) -> None:
     with pytest.raises(SettingsError, match=named):
         load_settings({}, write(tmp_path / "t.toml", text))
+
+
+@pytest.mark.parametrize("wish", ["auto", "cpu", "cuda", "cuda:1", "cuda:0,cuda:2"])
+def test_devices_are_asked_for_in_words(wish: str) -> None:
+    assert load_settings({"device": wish}).device == wish
+
+
+@pytest.mark.parametrize("wish", ["gpu", "cuda:", "cuda:0,cpu", "cuda:1,cuda:1"])
+def test_a_device_that_cannot_be_is_named(wish: str) -> None:
+    with pytest.raises(SettingsError, match="device: "):
+        load_settings({"device": wish})
+
+
+def test_precision_comes_from_the_flag_the_variable_the_file_or_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty, file = load_model_file(tmp_path), write(tmp_path / "t.toml", 'precision = "fp16"\n')
+    assert recipe_for(load_settings({}), empty).precision is Precision.AUTO
+    assert recipe_for(load_settings({}, file), empty).precision is Precision.FP16
+    monkeypatch.setenv("TLSERVE_PRECISION", "int8")
+    settings = load_settings({}, file)
+    assert recipe_for(settings, empty).precision is Precision.INT8
+    assert load_settings({"precision": "fp32"}, file).precision is Precision.FP32
+    write(tmp_path / "model.toml", 'precision = "auto"\n')
+    assert recipe_for(settings, load_model_file(tmp_path)).precision is Precision.AUTO
+
+
+def test_a_precision_that_there_is_not_is_named_with_those_there_are(tmp_path: Path) -> None:
+    words = r"precision: must be 'auto', 'fp32', 'fp16' or 'int8' \(got 'int4'\)"
+    with pytest.raises(SettingsError, match=words):
+        load_settings({"precision": "int4"})
+    write(tmp_path / "model.toml", 'precision = "int4"\n')
+    with pytest.raises(SettingsError, match=rf"model\.toml: {words}"):
+        load_model_file(tmp_path)
 
 
 def test_a_settings_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:

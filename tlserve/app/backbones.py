@@ -13,7 +13,15 @@ from tlserve.core.backbones import BackboneDescription, Speed, newest_speeds, ty
 from tlserve.core.errors import BackboneProblem, CorruptState, NotFound
 from tlserve.core.messages import BackboneDescribed, BackboneEntry
 from tlserve.rpc.backend import BackboneLine
-from tlserve.runtime import SPEC_FILE, SPEED_FILE, BuildSpec, measured_here, read_build_spec, read_speeds
+from tlserve.runtime import (
+    SPEC_FILE,
+    SPEED_FILE,
+    BuildSpec,
+    build_digest,
+    measured_here,
+    read_build_spec,
+    read_speeds,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +46,7 @@ def backbone_description(told: BackboneDescribed, builds_dir: Path) -> BackboneD
     if found is None:
         text = told.error or "the backbone cannot be described"
         raise NotFound(text) if told.not_found else BackboneProblem(text)
+    found = _as_decided(found, builds_dir)
     folder = builds_dir / found.build
     speeds = newest_speeds((*measured_here(read_speeds(folder)), *found.speeds))
     try:
@@ -46,6 +55,18 @@ def backbone_description(told: BackboneDescribed, builds_dir: Path) -> BackboneD
     except (CorruptState, OSError):
         return replace(found, speeds=speeds)
     return replace(found, build_folder=str(folder), build_bytes=n_bytes, speeds=speeds)
+
+
+def _as_decided(found: BackboneDescription, builds_dir: Path) -> BackboneDescription:
+    """The same with what was decided on its precision here: the trainer may have looked at no state."""
+    try:
+        spec = read_build_spec(builds_dir / found.build)
+        if spec.trial is not None and spec.trial.chosen != spec.precision:
+            chosen = build_digest(spec.info, spec.plugin, spec.trial.chosen)
+            spec = read_build_spec(builds_dir / chosen)
+    except CorruptState:
+        return found
+    return replace(found, build=spec.digest, precision=spec.precision, trial=spec.trial)
 
 
 def _line(entry: BackboneEntry, build: _Build | None) -> BackboneLine:

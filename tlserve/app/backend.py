@@ -120,15 +120,15 @@ class DaemonBackend:
     async def served_model(self, model: str, version: str) -> ServedModelInfo:
         daemon = self._daemon
         self._check_trained(model)
-        async with daemon.pool.lease(model, version) as lease:
+        async with daemon.pool.facts(model, version) as served:
             return ServedModelInfo(
                 model=model,
-                version=lease.version,
+                version=served.number,
                 versions=await daemon.releases.numbers(model),
-                labels=lease.labels,
-                n_features=lease.served.n_features,
-                height=lease.image.height,
-                width=lease.image.width,
+                labels=served.labels,
+                n_features=served.n_features,
+                height=served.image.height,
+                width=served.image.width,
                 max_batch=daemon.settings.max_batch,
             )
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import shutil
-import sys
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from tlserve.app.backend import DaemonBackend
@@ -20,6 +19,8 @@ from tlserve.app.events import EventHub
 from tlserve.app.exports import Exporter
 from tlserve.app.folders import WatchedFolders
 from tlserve.app.lock import StateLock
+from tlserve.app.pool_samples import pool_samples
+from tlserve.app.processes import trainer_command, tuner_command
 from tlserve.app.releases import Releases, servable, stored
 from tlserve.app.tunings import Tunings
 from tlserve.core.errors import StoreUnavailable, Superseded, TlserveError
@@ -39,7 +40,8 @@ from tlserve.observe import Metrics, MetricsServer
 from tlserve.release import VersionStore
 from tlserve.release.layout import StateLayout
 from tlserve.rpc.server import RpcServer
-from tlserve.runtime import Device, choose_device
+from tlserve.runtime import Device, choose_devices
+from tlserve.runtime.allocator import return_large_blocks
 from tlserve.schedule import PassRequest, Scheduler, TrainerKeeper
 from tlserve.serving import InferencePool, PoolSettings, ServableVersion
 from tlserve.settings import Settings
@@ -47,9 +49,6 @@ from tlserve.web import HealthServer
 
 log = logging.getLogger("tlserve.app")
 
-TRAINER_NICENESS = 10
-TUNER_NICENESS = 15
-"""Hours of work, if need be: it gives way to everything else."""
 TRAINER_GRACE_SECONDS = 5.0
 NOTICE_SECONDS = 0.5
 """Between "not ready" and the first refused call."""
@@ -102,10 +101,16 @@ class Daemon:
 
     async def _start(self) -> None:
         stack, settings = self._stack, self.settings
+        return_large_blocks()
         stack.enter_context(StateLock(self.layout.lock, holder="tlserve serve"))
         self._prepare_folders()
-        device = await asyncio.to_thread(choose_device, settings.device)
-        await self._start_pool(device)
+        devices = await asyncio.to_thread(
+            choose_devices,
+            settings.device,
+            tensorrt=settings.tensorrt,
+            gpu_memory_mb=settings.gpu_memory_mb,
+        )
+        await self._start_pool(devices)
         self.releases = Releases(
             self.store,
             self.pool,
@@ -142,7 +147,8 @@ class Daemon:
         self._spawn(self.tunings.run(), "fine-tunings")
         self.tunings.resume()
         await self._start_watcher()
-        self.started = Started(*addresses, device.describe(), tuple(self.pool.models()))
+        described = "; ".join(device.describe() for device in devices)
+        self.started = Started(*addresses, described, tuple(self.pool.models()))
 
     def _prepare_folders(self) -> None:
         try:
@@ -152,13 +158,19 @@ class Daemon:
         except OSError as exc:
             raise StoreUnavailable(f"{exc.filename} cannot be created: {exc.strerror}") from exc
 
-    async def _start_pool(self, device: Device) -> None:
+    async def _start_pool(self, devices: Sequence[Device]) -> None:
         settings = self.settings
         self.pool = InferencePool(
             self.layout.backbones,
-            device,
+            devices,
             PoolSettings(
-                max_batch=settings.max_batch, queue_rows=settings.queue_rows, threads=settings.threads
+                max_batch=settings.max_batch,
+                queue_rows=settings.queue_rows,
+                threads=settings.threads,
+                batch_target_ms=settings.batch_target_ms,
+                max_backbones=settings.max_backbones,
+                memory_limit_mb=settings.memory_limit_mb,
+                load_patience_seconds=settings.load_patience_seconds,
             ),
             max_pixels=settings.max_pixels,
             version_source=self._stored_version,
@@ -166,7 +178,7 @@ class Daemon:
         await self.pool.start()
         self._stack.push_async_callback(self.pool.close)
         self._stack.push_async_callback(self.pool.drain, settings.drain_seconds)
-        self.metrics.add_sampled(self._pool_samples)
+        self.metrics.add_sampled(functools.partial(pool_samples, self.pool))
 
     async def _start_listeners(self) -> tuple[str, str | None, str | None]:
         settings = self.settings
@@ -347,26 +359,3 @@ class Daemon:
 
     def _export_later(self, model: str) -> None:
         self._spawn(self.exporter.follow_live(model), f"export of {model}")
-
-    def _pool_samples(self) -> Iterable[tuple[str, str, bool, float]]:
-        totals = self.pool.totals()
-        yield "tlserve_waiting_images", "Images admitted and not yet running.", False, totals.waiting_rows
-        yield "tlserve_open_requests", "Requests that hold a version.", False, totals.requests_open
-        yield "tlserve_open_builds", "Backbone builds in memory.", False, totals.builds_open
-        yield "tlserve_served_images", "Images answered.", True, totals.images
-        yield "tlserve_batches", "Backbone runs for predictions.", True, totals.batches
-        yield "tlserve_batch_images", "Images in those runs.", True, totals.batch_rows
-
-
-def trainer_command(settings: Settings, state: Path, *, niceness: int = TRAINER_NICENESS) -> list[str]:
-    """argv of a trainer process for these settings."""
-    command = [sys.executable, "-m", "tlserve.pipeline", "--state", str(state)]
-    command += ["--device", settings.device, "--threads", str(settings.threads), "--niceness", str(niceness)]
-    for folder in settings.plugin_folders:
-        command += ["--plugin-folder", str(folder.absolute())]
-    return command
-
-
-def tuner_command(settings: Settings, state: Path, *, niceness: int = TUNER_NICENESS) -> list[str]:
-    """argv of a tuner process for these settings."""
-    return [*trainer_command(settings, state, niceness=niceness), "--role", "tuner"]

@@ -202,7 +202,7 @@ class Releases:
 
     async def _swap(self, model: str, version: int) -> None:
         manifest, head = await self._load(model, version)
-        served = await self._pool.load(servable(manifest, head))
+        served = await self._pool.load(servable(manifest, head), only_if_room=True)
         await self._pool.swap(served, previous=self._states[model].previous)
         self._manifests[model] = manifest
         self._metrics.live_version.labels(model).set(version)

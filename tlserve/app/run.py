@@ -15,8 +15,9 @@ from pathlib import Path
 
 from tlserve.app.backbones import backbone_description, backbone_lines
 from tlserve.app.comparing import comparison, comparison_event
-from tlserve.app.daemon import Daemon, Started, trainer_command
+from tlserve.app.daemon import Daemon, Started
 from tlserve.app.lock import StateLock
+from tlserve.app.processes import trainer_command
 from tlserve.core.backbones import BackboneDescription
 from tlserve.core.messages import (
     BackboneDescribed,

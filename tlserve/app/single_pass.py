@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tlserve.app.board import Board
-from tlserve.app.daemon import trainer_command, tuner_command
 from tlserve.app.lock import StateLock
+from tlserve.app.processes import trainer_command, tuner_command
 from tlserve.app.tunings import carried_out
 from tlserve.core.messages import (
     Event,

@@ -12,6 +12,7 @@ from tlserve.cli.options import (
     BackboneName,
     ConfigFile,
     HeadName,
+    PrecisionName,
     StateFolder,
     StrategyName,
     Unfreeze,
@@ -31,6 +32,7 @@ def serve(
     watch: WatchFolder = None,
     state: StateFolder = None,
     backbone: BackboneName = None,
+    precision: PrecisionName = None,
     grpc: Annotated[
         str | None, typer.Option("--grpc", metavar="HOST:PORT", help="Where gRPC listens. [127.0.0.1:8001]")
     ] = None,
@@ -56,7 +58,7 @@ def serve(
 
     addresses = {"grpc": grpc, "http": http, "metrics": metrics}
     how = learning_flags(head=head, strategy=strategy, augment=augment, views=views, unfreeze=unfreeze)
-    flags = {"watch": watch, "state": state, "backbone": backbone, **addresses, **how}
+    flags = {"watch": watch, "state": state, "backbone": backbone, "precision": precision, **addresses, **how}
     settings = load_settings(flags, config)
     raise typer.Exit(run_daemon(settings, on_started=lambda started: say(banner(settings, started))))
 

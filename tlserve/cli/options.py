@@ -50,6 +50,10 @@ BackboneName = Annotated[
     str | None,
     typer.Option("--backbone", metavar="NAME", help="The feature extractor; `tlserve backbones` lists them."),
 ]
+PrecisionName = Annotated[
+    str | None,
+    typer.Option("--precision", metavar="NAME", help="Numbers of the backbone: auto, fp32, fp16 or int8."),
+]
 HeadName = Annotated[str | None, typer.Option("--head", metavar="NAME", help=LEARNING_HELP["head"])]
 StrategyName = Annotated[
     str | None, typer.Option("--strategy", metavar="NAME", help=LEARNING_HELP["strategy"])

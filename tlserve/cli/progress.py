@@ -62,7 +62,7 @@ class PassView:
         self._clock = clock
         self._bars: Progress | None = None
         self._tasks: dict[tuple[str, str], TaskID] = {}
-        self._now = ("", "")
+        self._now, self._note = ("", ""), ""
         self._said_at = 0.0
 
     def __enter__(self) -> Self:
@@ -92,10 +92,13 @@ class PassView:
             return
         if self._bars:
             self._show_bar(self._bars, step)
-        elif (step.part, step.phase) != self._now or self._clock() - self._said_at > PLAIN_PAUSE_SECONDS:
-            self._said_at = self._clock()
+        elif self._is_news(step) or self._clock() - self._said_at > PLAIN_PAUSE_SECONDS:
+            self._said_at, self._note = self._clock(), step.note
             self._console.print(self._indent + plain_line(step), soft_wrap=True)
         self._now = (step.part, step.phase)
+
+    def _is_news(self, step: Step) -> bool:
+        return (step.part, step.phase) != self._now or step.note not in ("", self._note)
 
     def say(self, text: Text | str) -> None:
         """A line above the bars."""

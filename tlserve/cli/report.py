@@ -54,7 +54,8 @@ def _head(report: Mapping[str, Any]) -> Iterator[Text]:
             f"Images: {images.get('train', 0):,} to learn from, {images.get('held_out', 0):,} held out"
         )
     if backbone := report.get("backbone"):
-        how = ", fine-tuned here" if backbone.get("tuned_from") else ""
+        how = f", {backbone['precision']}" if backbone.get("precision") else ""
+        how += ", fine-tuned here" if backbone.get("tuned_from") else ""
         yield Text(f"Backbone: {backbone.get('name')} (build {str(backbone.get('build'))[:12]}{how})")
 
 

@@ -17,6 +17,7 @@ from tlserve.cli.options import (
     BackboneName,
     ConfigFile,
     HeadName,
+    PrecisionName,
     StateFolder,
     StrategyName,
     Unfreeze,
@@ -43,6 +44,7 @@ def train(
     *,
     state: StateFolder = None,
     backbone: BackboneName = None,
+    precision: PrecisionName = None,
     head: HeadName = None,
     strategy: StrategyName = None,
     augment: Augment = None,
@@ -64,7 +66,7 @@ def train(
 
     folder = folder.absolute()
     how = learning_flags(head=head, strategy=strategy, augment=augment, views=views, unfreeze=unfreeze)
-    flags = {"watch": folder.parent, "state": state, "backbone": backbone, **how}
+    flags = {"watch": folder.parent, "state": state, "backbone": backbone, "precision": precision, **how}
     settings = load_settings(flags, config)
     # The view tells of events; without a handler here, the board's warnings would be told twice.
     logging.getLogger("tlserve.models").addHandler(logging.NullHandler())
@@ -84,7 +86,9 @@ def show_event(view: PassView, event: ModelEvent) -> None:
     if event.kind in ("snapshot", "problem", "version"):
         view.say(Text(event.message, style="yellow" if event.kind == "problem" else ""))
     else:
-        view.show(Step(event.phase, event.done, event.total, event.per_second, event.seconds_left))
+        # Within a phase, what counts nothing says something new about it.
+        note = event.message if event.kind == "progress" and not event.total else ""
+        view.show(Step(event.phase, event.done, event.total, event.per_second, event.seconds_left, note))
 
 
 def result_lines(outcome: TrainOutcome, settings: Settings) -> list[Text]:
@@ -126,7 +130,7 @@ def pass_lines(done: PassDone, live: int | None, settings: Settings) -> list[Tex
 def serve_command(settings: Settings) -> str:
     """How to serve what was trained; a daemon with other settings of learning would train it anew."""
     words = ["tlserve", "serve", "--state", str(settings.state.absolute()), "--watch", str(settings.watch)]
-    for name in ("backbone", *LEARNING_HELP):
+    for name in ("backbone", "precision", *LEARNING_HELP):
         value = getattr(settings, name)
         if value != type(settings).model_fields[name].default:
             words += [f"--{name}", ",".join(value) if isinstance(value, tuple) else str(value)]

@@ -7,6 +7,7 @@ from typing import Any
 from tlserve.client.answers import optional
 from tlserve.client.errors import ServerProblem
 from tlserve.core.backbones import BackboneDescription, Speed
+from tlserve.core.precision import PrecisionTrial
 from tlserve.plugin_api import BackboneInfo, ImageSpec, Tap
 from tlserve.rpc._gen import tlserve_v1_pb2 as v1
 from tlserve.rpc.backend import BackboneLine
@@ -44,6 +45,8 @@ def read_description(found: v1.Backbone) -> BackboneDescription:
         build_folder=found.build_folder,
         build_bytes=found.build_bytes,
         speeds=tuple(_speed(speed) for speed in found.speeds),
+        precision=found.precision or "fp32",
+        trial=_trial(found.trial) if found.HasField("trial") else None,
     )
 
 
@@ -68,6 +71,21 @@ def _info(found: v1.Backbone) -> BackboneInfo:
             channel_order=image.channel_order,
         ),
         taps=tuple(Tap(tap.name, tap.width) for tap in found.taps),
+    )
+
+
+def _trial(trial: Any) -> PrecisionTrial:
+    return PrecisionTrial(
+        chosen=trial.chosen,
+        tried=trial.tried,
+        reason=trial.reason,
+        n_images=trial.n_images,
+        accuracy=optional(trial, "accuracy"),
+        accuracy_tried=optional(trial, "accuracy_tried"),
+        images_per_second=optional(trial, "images_per_second"),
+        images_per_second_tried=optional(trial, "images_per_second_tried"),
+        hardware=trial.hardware,
+        decided_at=trial.decided_at,
     )
 
 

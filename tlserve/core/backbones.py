@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from tlserve.core.precision import PrecisionTrial
 from tlserve.plugin_api import BackboneInfo
 
 SpeedOf = Literal["backbone", "files"]
@@ -55,6 +56,10 @@ class BackboneDescription:
     build_bytes: int = 0
     speeds: tuple[Speed, ...] = ()
     """As measured on this machine."""
+    precision: str = "fp32"
+    """Of that build."""
+    trial: PrecisionTrial | None = None
+    """What `precision = auto` decided on in this state; None while it did not."""
 
 
 def typical_speed(speeds: Iterable[Speed]) -> Speed | None:

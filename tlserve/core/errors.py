@@ -84,6 +84,10 @@ class NotLoaded(Unavailable):
         self.model, self.version, self.reason = model, version, reason
 
 
+class BackboneCold(Unavailable):
+    """The backbone is not in memory: it is being loaded, or waits until another one may leave."""
+
+
 class QueueFull(TlserveError):
     retryable = True
 

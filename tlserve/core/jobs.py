@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from tlserve.core.judge import Policy
 from tlserve.core.lifecycle import Promotion
 from tlserve.core.plan import Depth, Wish
+from tlserve.core.precision import Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,8 @@ class Recipe:
     wish: Wish = field(default_factory=Wish)
     study: bool = True
     """Whether a better version is looked for in the background once one is live."""
+    precision: Precision = Precision.AUTO
+    """In which numbers the backbone is computed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ def main() -> None:
         prog="tlserve.pipeline", description="tlserve's trainer; started by the daemon"
     )
     parser.add_argument("--state", type=Path, required=True)
-    parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--plugin-folder", type=Path, action="append", default=[])
     parser.add_argument("--niceness", type=int, default=0, help="added to the process's niceness")

@@ -12,9 +12,10 @@ from tlserve.core.plan import Depth, Strategy
 from tlserve.core.quadrant import TUNING
 from tlserve.core.strategy import Choice, choose
 from tlserve.core.types import Features, LabelledImage
+from tlserve.pipeline.bench import Bench
 from tlserve.pipeline.ordering import tune_options
 from tlserve.pipeline.telling import Teller
-from tlserve.pipeline.workshop import Bench, Workshop
+from tlserve.pipeline.workshop import Workshop
 from tlserve.plugin_api import TrainableBackbone
 from tlserve.runtime import usable_cores
 from tlserve.training import chance_level, score_taps
@@ -94,7 +95,7 @@ def _seconds(shop: Workshop, recipe: Recipe, strategy: Strategy, *, n_images: in
         tune_options(strategy, wish.tune, wish.augment, wish.views, recipe.seed),
         n_images=n_images,
         n_classes=n_classes,
-        device=torch.device("cuda" if shop.device.is_cuda else "cpu"),
+        device=torch.device(shop.device.name),
         folder=shop.layout.root,
         threads=usable_cores(),
     ).seconds

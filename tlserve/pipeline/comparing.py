@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from tlserve.core.messages import CompareJob
 from tlserve.core.plan import HeadKind
 from tlserve.core.types import LabelledImage, Snapshot, Split
 from tlserve.ingest import ScanRules, group_numbers, reconcile
+from tlserve.pipeline.bench import Bench
 from tlserve.pipeline.filling import Filler
+from tlserve.pipeline.precision import BaseBuild
 from tlserve.pipeline.telling import Emit, Teller
-from tlserve.pipeline.workshop import Bench, Workshop
+from tlserve.pipeline.workshop import Workshop
 from tlserve.pipeline.worth import check_trainable
 from tlserve.plugin_api import LAST_TAP
 from tlserve.runtime import GRAPH_FILE, measured_here, read_speeds
@@ -73,7 +76,7 @@ class _Comparison:
     def _row(self, backbone: str, snapshot: Snapshot) -> dict[str, Any]:
         self._teller.enter(Phase.EXTRACTING, f"comparing backbones: {backbone}")
         try:
-            bench = self._shop.bench(self._shop.build(backbone).name)
+            bench = self._bench(backbone, snapshot)
             n_missing = len(bench.store.missing([image.digest for image in snapshot.images]))
             began = time.perf_counter()
             bad = self._filler.images(bench, snapshot.images)
@@ -88,15 +91,14 @@ class _Comparison:
         speeds = measured_here(read_speeds(bench.folder))
         alone = _speed(speeds, BACKBONE_ALONE, batch_size=1)
         if alone is None:
-            plugin = self._shop.plugins.plugin_of(backbone)
-            measured = self._shop.measure(self._shop.plugins.load(backbone), plugin)
-            alone = _speed(measured, BACKBONE_ALONE, batch_size=1)
+            alone = _speed(self._shop.measure(bench.folder), BACKBONE_ALONE, batch_size=1)
         from_files = _speed(speeds, FROM_FILES)
         per_second = from_files.images_per_second if from_files else passed_per_second or None
         return {
             "backbone": backbone,
             "error": None,
             "live": backbone == self._job.recipe.backbone,
+            "precision": bench.spec.precision,
             "licence": bench.spec.licence,
             "n_parameters": bench.spec.n_parameters,
             "row_width": bench.spec.row_width,
@@ -108,6 +110,12 @@ class _Comparison:
             "predict_ms": 1000 / alone.images_per_second if alone else None,
             "graph_mb": (bench.folder / GRAPH_FILE).stat().st_size / 1e6,
         }
+
+    def _bench(self, backbone: str, snapshot: Snapshot) -> Bench:
+        """At the precision that a model on this backbone would be learnt at: `auto` decides now."""
+        recipe = replace(self._job.recipe, backbone=backbone)
+        base = BaseBuild(self._shop, self._job.model, recipe, self._filler, self._teller)
+        return self._shop.bench(base.ready(snapshot).name)
 
     def _trained(self, bench: Bench, images: Sequence[LabelledImage]) -> TrainedHead:
         wish = self._job.recipe.wish

@@ -18,10 +18,11 @@ from tlserve.core.messages import Recipe
 from tlserve.core.plan import Depth, HeadKind, Plan, Strategy
 from tlserve.core.strategy import Choice
 from tlserve.core.types import Features, LabelledImage, Snapshot, Split
+from tlserve.pipeline.bench import Bench
 from tlserve.pipeline.choosing import choose_strategy
 from tlserve.pipeline.filling import Filler
 from tlserve.pipeline.telling import Teller
-from tlserve.pipeline.workshop import Bench, Workshop
+from tlserve.pipeline.workshop import Workshop
 from tlserve.plugin_api import LAST_TAP
 from tlserve.training import Examples, OutOfFold, TrainedHead, judged_on, train
 
@@ -178,7 +179,7 @@ class Learner:
             warm=self._warm,
             held_out_rows_for_novelty=self.held_out_rows(taps),
             novelty_budget_kb=self._recipe.wish.novelty_budget_kb,
-            device="cuda" if self._bench.device.is_cuda else "cpu",
+            device=self._bench.device.name,
             on_progress=self._teller.tell,
             cancelled=self._teller.cancelled,
         )

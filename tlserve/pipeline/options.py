@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +11,7 @@ class TrainerOptions:
     """What the trainer is told at its start; everything about a model comes with its jobs."""
 
     state: Path
-    device: Literal["auto", "cuda", "cpu"] = "auto"
+    device: str = "auto"
+    """As the daemon's setting; of several GPUs, the first is used."""
     threads: int = 0
     plugin_folders: tuple[Path, ...] = ()

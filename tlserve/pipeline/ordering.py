@@ -52,6 +52,8 @@ class TuneOrder:
     views: int
     seed: int
     images: tuple[TuneImage, ...]
+    precision: str = "fp32"
+    """Of the parent; what comes of it is reduced to the same."""
 
     @property
     def plan(self) -> Plan:
@@ -76,7 +78,7 @@ def order_tuning(
 
     An order that is there already is replaced: the images have changed since. Raises StoreUnavailable.
     """
-    base = shop.bench(shop.build(job.recipe.backbone).name)
+    base = shop.bench(shop.settled(job.recipe.backbone, job.recipe.precision).name)
     images = snapshot.on(Split.TRAIN)
     order = TuneOrder(
         model=job.model,
@@ -94,6 +96,7 @@ def order_tuning(
             TuneImage(image.digest, image.label, image.path, group)
             for image, group in zip(images, groups, strict=True)
         ),
+        precision=base.spec.precision,
     )
     folder = shop.layout.tuning(job.model)
     with store_errors(folder, "write the order of a fine-tuning in"):

@@ -6,7 +6,6 @@ a pass may end anywhere: by a kill, a cancel or an error.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,12 +20,14 @@ from tlserve.core.messages import PassDone, PassJob, ProblemNote, SnapshotTaken
 from tlserve.core.plan import Depth
 from tlserve.core.types import LabelledImage, Snapshot, Split
 from tlserve.ingest import ReconcileCancelled, ScanRules, group_numbers, reconcile
-from tlserve.pipeline.filling import Filler
+from tlserve.pipeline.bench import Bench
+from tlserve.pipeline.filling import Filler, without
 from tlserve.pipeline.learning import Learned, Learner, default_plan
+from tlserve.pipeline.precision import BaseBuild
 from tlserve.pipeline.reporting import PROBLEMS_TOLD, Findings, first_report, report_later
 from tlserve.pipeline.searching import Search
 from tlserve.pipeline.telling import Cancelled, Emit, Teller
-from tlserve.pipeline.workshop import Bench, Workshop
+from tlserve.pipeline.workshop import Workshop
 from tlserve.pipeline.worth import check_trainable, fits_wish, keeps_tuned, relevant, same_work, waits
 from tlserve.release import Draft, LiveState, Manifest, Version
 from tlserve.training import TrainingCancelled
@@ -49,6 +50,7 @@ class _Pass:
     def __init__(self, job: PassJob, shop: Workshop, teller: Teller) -> None:
         self._job, self._shop, self._teller = job, shop, teller
         self._filler = Filler(Path(job.folder), job.recipe.max_pixels, teller)
+        self._base = BaseBuild(shop, job.model, job.recipe, self._filler, teller)
         self._search = Search(job, shop)
         self._group_numbers: dict[str, tuple[int, ...]] = {}
 
@@ -65,7 +67,7 @@ class _Pass:
         if job.tuned is not None and not self._search.is_still_wanted(job.tuned):
             words = "the settings changed since the backbone was fine-tuned, so that is not used"
             return self.done("unchanged", words)
-        bench = self._bench(live)
+        bench = self._bench(snapshot, live)
         snapshot = self._extract(bench, snapshot)
         check_trainable(snapshot)
         study = self._search.is_wanted(snapshot)
@@ -147,16 +149,14 @@ class _Pass:
         )
         return snapshot
 
-    def _bench(self, live: Version | None) -> Bench:
+    def _bench(self, snapshot: Snapshot, live: Version | None) -> Bench:
         """The backbone at work; making its build the first time may take a while.
 
         Where the live version's backbone was fine-tuned from the one that the settings name, that one is
         at work, unless the settings rule fine-tuning out.
         """
         job = self._job
-        if job.force or not self._shop.has_build(job.recipe.backbone):
-            self._teller.enter(Phase.EXTRACTING, f"preparing the backbone {job.recipe.backbone}")
-        base = self._shop.build(job.recipe.backbone, fresh=job.force).name
+        base = self._base.ready(snapshot, fresh=job.force).name
         if job.tuned is not None:
             return self._shop.bench(job.tuned)
         if live is not None and live.manifest.tuned_from == base and keeps_tuned(live, job.recipe):
@@ -168,11 +168,7 @@ class _Pass:
         if bench.store.missing([image.digest for image in snapshot.images]):
             self._teller.enter(Phase.EXTRACTING)
         bad = self._filler.images(bench, snapshot.images)
-        if not bad:
-            return snapshot
-        kept = tuple(image for image in snapshot.images if image.digest not in bad)
-        partial = hashlib.sha256("\n".join([snapshot.snapshot_id, *sorted(bad)]).encode()).hexdigest()
-        return Snapshot(snapshot.model, partial, kept, snapshot.problems)
+        return without(snapshot, bad) if bad else snapshot
 
     def _learn(self, bench: Bench, snapshot: Snapshot, live: Version | None) -> Learned:
         learner, tuned = self._learner(bench, snapshot, live), self._search.tuned_plan(bench, live)

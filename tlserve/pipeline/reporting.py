@@ -22,9 +22,10 @@ from tlserve.core.scores import hardest, score_columns
 from tlserve.core.types import Features, LabelledImage, Snapshot, Split
 from tlserve.core.wire import as_json
 from tlserve.ingest import duplicates
+from tlserve.pipeline.bench import Bench
 from tlserve.pipeline.learning import Learned
 from tlserve.pipeline.ordering import TuneResult
-from tlserve.pipeline.workshop import Bench, Workshop
+from tlserve.pipeline.workshop import Workshop
 from tlserve.release import Draft, Manifest
 from tlserve.report import render_report
 from tlserve.training import Examples, learning_curve, likely_mislabelled
@@ -56,7 +57,12 @@ def first_report(
     snapshot, learned = findings.snapshot, findings.learned
     return {
         "model": model,
-        "backbone": {"name": draft.backbone, "build": draft.build, "tuned_from": draft.tuned_from},
+        "backbone": {
+            "name": draft.backbone,
+            "build": draft.build,
+            "precision": findings.bench.spec.precision,
+            "tuned_from": draft.tuned_from,
+        },
         "images": {
             "counts": snapshot.counts,
             "train": len(snapshot.on(Split.TRAIN)),

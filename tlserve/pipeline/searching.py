@@ -11,10 +11,11 @@ from tlserve.core.messages import PassJob
 from tlserve.core.plan import Depth, Plan
 from tlserve.core.quadrant import TUNING
 from tlserve.core.types import Snapshot
+from tlserve.pipeline.bench import Bench
 from tlserve.pipeline.learning import Learned
 from tlserve.pipeline.ordering import TuneResult, forget_tuning, order_tuning, read_order, read_result
 from tlserve.pipeline.studies import Study, is_due, read_study, tuning_digest, wish_digest, write_study
-from tlserve.pipeline.workshop import Bench, Workshop
+from tlserve.pipeline.workshop import Workshop
 from tlserve.release import Version
 
 
@@ -29,7 +30,8 @@ class Search:
     @property
     def base(self) -> str:
         """Digest of the build of the backbone that the settings name."""
-        return self._shop.build(self._job.recipe.backbone).name
+        recipe = self._job.recipe
+        return self._shop.settled(recipe.backbone, recipe.precision).name
 
     # -- studies
 

@@ -8,7 +8,7 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from tlserve.core.backbones import BackboneDescription
+from tlserve.core.backbones import BackboneDescription, Speed
 from tlserve.core.errors import BackboneNotFound, TlserveError
 from tlserve.core.messages import (
     BackboneDescribed,
@@ -32,6 +32,7 @@ from tlserve.core.messages import (
     TuneJob,
 )
 from tlserve.core.plan import Depth
+from tlserve.core.precision import Precision
 from tlserve.ingest import Catalog, ReconcileCancelled
 from tlserve.pipeline.channel import Channel
 from tlserve.pipeline.comparing import compare
@@ -44,7 +45,7 @@ from tlserve.plugin_api import TrainableBackbone
 from tlserve.release.disk import replace_file
 from tlserve.release.layout import StateLayout
 from tlserve.report import render_comparison
-from tlserve.runtime import BuildSpec
+from tlserve.runtime import BuildSpec, read_build_spec
 from tlserve.training import TrainingCancelled
 
 log = logging.getLogger("tlserve.pipeline")
@@ -186,14 +187,22 @@ def described(name: str, shop: Workshop, *, measure: bool) -> BackboneDescriptio
     shop.plugins.reload()
     plugin = shop.plugins.plugin_of(name)
     backbone = shop.plugins.load(name)
+    spec = BuildSpec.of(backbone.info, plugin)
+    speeds: tuple[Speed, ...] = ()
+    if measure or (shop.layout.backbones / spec.digest).is_dir():
+        folder = shop.settled(name, Precision.AUTO)
+        spec = read_build_spec(folder)
+        speeds = shop.measure(folder) if measure else ()
     return BackboneDescription(
         name=name,
         plugin=plugin,
         source=shop.plugins.source_of(plugin),
         info=backbone.info,
         trainable=isinstance(backbone, TrainableBackbone),
-        build=BuildSpec.of(backbone.info, plugin).digest,
-        speeds=shop.measure(backbone, plugin) if measure else (),
+        build=spec.digest,
+        speeds=speeds,
+        precision=spec.precision,
+        trial=spec.trial,
     )
 
 

@@ -12,13 +12,15 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tlserve.core.errors import BackboneProblem, TlserveError
 from tlserve.core.messages import TrainerReady, Tuned, TuneJob, TuneProgressed
+from tlserve.core.precision import Precision
 from tlserve.core.tuning import TuneProgress
 from tlserve.core.wire import as_json
+from tlserve.pipeline.bench import VALIDATION_FILE
 from tlserve.pipeline.channel import Channel
 from tlserve.pipeline.options import TrainerOptions
 from tlserve.pipeline.ordering import (
@@ -30,12 +32,12 @@ from tlserve.pipeline.ordering import (
     tune_options,
     write_result,
 )
-from tlserve.pipeline.workshop import VALIDATION_FILE
+from tlserve.pipeline.sampling import MOST_FOR_CALIBRATION, decoded, spread
 from tlserve.plugin_api import TrainableBackbone
-from tlserve.plugin_host import PluginHost, make_build
+from tlserve.plugin_host import PluginHost, make_build, reduce_build
 from tlserve.release.disk import replace_file, store_errors
 from tlserve.release.layout import StateLayout
-from tlserve.runtime import BuildSpec, choose_device
+from tlserve.runtime import BuildSpec, Device, choose_device, read_build_spec
 
 log = logging.getLogger("tlserve.pipeline")
 
@@ -125,7 +127,7 @@ def carry_out(
     backbone, plugin = plugins.load(order.backbone), plugins.plugin_of(order.backbone)
     if not isinstance(backbone, TrainableBackbone):
         raise BackboneProblem(f"backbone {order.backbone!r} cannot be trained")
-    if BuildSpec.of(backbone.info, plugin).digest != order.parent:
+    if BuildSpec.of(backbone.info, plugin, order.precision).digest != order.parent:
         raise BackboneProblem(f"backbone {order.backbone!r} is another one now than when this was ordered")
     folder = Path(order.folder)
     images = still_there(order)
@@ -134,7 +136,7 @@ def carry_out(
         [TuningImage(one.digest, folder / one.path, one.label, one.group) for one in images],
         tune_options(order.strategy, order.wish, order.augment, order.views, order.seed),
         layout.tuning(order.model) / "work",
-        device="cuda" if device.is_cuda else "cpu",
+        device=device.name,
         max_pixels=order.max_pixels,
         on_progress=on_progress,
         cancelled=cancelled,
@@ -142,10 +144,26 @@ def carry_out(
     if done.report.best_epoch == 0:
         raise TuningUseless(done.report.reason)
     build = make_build(done.backbone, plugin, layout.backbones, device)
+    build = as_precise_as_its_parent(build, order, images, device)
     with store_errors(build, "write in"):
         replace_file(build / VALIDATION_FILE, json.dumps(sorted(done.validation_digests)).encode())
     report = {**as_json(done.report), "seconds": round(time.perf_counter() - began, 1)}
     return TuneResult(build.name, report)
+
+
+def as_precise_as_its_parent(
+    build: Path, order: TuneOrder, images: Sequence[TuneImage], device: Device
+) -> Path:
+    """The tuned build reduced to the precision of the build it comes from; itself where that fails."""
+    if order.precision == Precision.FP32:
+        return build
+    files = [Path(order.folder) / one.path for one in spread(images, MOST_FOR_CALIBRATION, of_each=1)]
+    pictures = decoded(files, read_build_spec(build).image, order.max_pixels)
+    try:
+        return reduce_build(build, Precision(order.precision), pictures, device)
+    except BackboneProblem as exc:
+        log.warning("the fine-tuned backbone of model %r stays fp32: %s", order.model, exc)
+        return build
 
 
 def still_there(order: TuneOrder) -> list[TuneImage]:

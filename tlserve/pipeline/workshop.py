@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
-from tlserve.core.backbones import FROM_FILES, Speed
+from tlserve.core.backbones import Speed
 from tlserve.core.errors import BackboneProblem, CorruptState
-from tlserve.features import ExtractionResult, Extractor, FeatureStore
+from tlserve.core.precision import Precision
 from tlserve.ingest import Catalog
-from tlserve.plugin_api import Backbone
+from tlserve.pipeline.bench import Bench
 from tlserve.plugin_host import PluginHost, make_build
 from tlserve.release import VersionStore
 from tlserve.release.layout import StateLayout
 from tlserve.runtime import (
-    BackboneSession,
+    GRAPH_FILE,
+    SPEC_FILE,
     Device,
+    build_digest,
     choose_device,
-    measure,
-    observed,
+    measure_build,
     read_build_spec,
     record_speeds,
-    usable_cores,
 )
 from tlserve.training import TrainingCancelled
 
@@ -37,13 +35,8 @@ Later = Callable[[Callable[[], bool]], None]
 """Work that can wait. It asks what it is given whether to stop, and then raises TrainingCancelled."""
 
 TIDY_EVERY_SECONDS = 900.0
-VALIDATION_FILE = "validation.json"
 TUNED = "tuned-"
 """How the build version of a fine-tuned backbone begins; see `tuning.backbone`."""
-ONE_IMAGE_STREAM_PER_CORE = 1
-"""Session threads for extraction: each core takes its own images all the way, which wastes nothing."""
-FEWEST_FOR_A_SPEED = 256
-"""Images; fewer pass too quickly for their rate to mean anything."""
 
 
 class Workshop:
@@ -54,7 +47,7 @@ class Workshop:
         layout: StateLayout,
         catalog: Catalog,
         *,
-        device: Literal["auto", "cuda", "cpu"],
+        device: str,
         threads: int,
         plugin_folders: Sequence[Path],
     ) -> None:
@@ -104,17 +97,38 @@ class Workshop:
         """Whether `build` would only look it up: it was made, or found, by this process."""
         return backbone in self._builds
 
-    def measure(self, backbone: Backbone, plugin: str) -> tuple[Speed, ...]:
-        """How fast a backbone runs here, as it would serve; kept beside its build, which is made for it.
+    def decided(self, plain: Path) -> Precision:
+        """What was decided on for the backbone whose fp32 build this is; fp32 where nothing was yet."""
+        trial = read_build_spec(plain).trial
+        return Precision.FP32 if trial is None else Precision(trial.chosen)
+
+    def reduced(self, plain: Path, precision: Precision) -> Path | None:
+        """The folder of this fp32 build's sibling at another precision; None where there is none."""
+        folder = _sibling(plain, precision)
+        is_there = folder != plain and (folder / SPEC_FILE).is_file() and (folder / GRAPH_FILE).is_file()
+        return folder if is_there else None
+
+    def settled(self, backbone: str, precision: Precision) -> Path:
+        """The folder of the build that is learnt on at this setting: fp32 while there is no other.
+
+        Raises BackboneNotFound or BackboneProblem.
+        """
+        plain = self.build(backbone)
+        wanted = self.decided(plain) if precision is Precision.AUTO else precision
+        return self.reduced(plain, wanted) or plain
+
+    def forget_reduced(self, plain: Path, precision: Precision) -> None:
+        """Remove the sibling of an fp32 build and its rows, unless a version is on it."""
+        folder = _sibling(plain, precision)
+        if folder != plain and folder.name not in self._used():
+            self._remove(folder)
+
+    def measure(self, folder: Path) -> tuple[Speed, ...]:
+        """How fast a build runs here, as it would serve; kept beside it.
 
         Raises BackboneProblem, StoreUnavailable, CorruptState.
         """
-        folder = make_build(backbone, plugin, self.layout.backbones, self.device)
-        session = BackboneSession.open(folder, self.device, threads=self._threads)
-        try:
-            speeds = measure(session)
-        finally:
-            session.close()
+        speeds = measure_build(folder, self.device, threads=self._threads)
         record_speeds(folder, speeds)
         return speeds
 
@@ -159,16 +173,27 @@ class Workshop:
         """Remove fine-tuned builds, and their rows, that no version names any more."""
         if any(self.layout.tunings.glob("*")):
             return  # a build may just have been made, and its version not yet
-        models = self.versions.models()
-        used = {self.versions.manifest(m, n).build for m in models for n in self.versions.versions(m)}
+        used = self._used()
         # There is none before the first model has images of two classes.
-        for folder in self.layout.backbones.glob("*"):
-            if folder.name not in used and _is_tuned(folder):
-                bench = self._benches.pop(folder.name, None)
-                if bench is not None:
-                    bench.close()
-                shutil.rmtree(folder, ignore_errors=True)
-                shutil.rmtree(self.layout.features(folder.name), ignore_errors=True)
+        folders = [folder for folder in self.layout.backbones.glob("*") if _is_tuned(folder)]
+        # A reduced build and the one that it was made of stay, or go, together.
+        kept = {_sibling(folder, Precision.FP32) for folder in folders if folder.name in used}
+        for folder in folders:
+            if _sibling(folder, Precision.FP32) not in kept:
+                self._remove(folder)
+
+    def _used(self) -> set[str]:
+        """Digests of the builds that versions are on."""
+        models = self.versions.models()
+        return {self.versions.manifest(m, n).build for m in models for n in self.versions.versions(m)}
+
+    def _remove(self, folder: Path) -> None:
+        """A build, its rows and its session."""
+        bench = self._benches.pop(folder.name, None)
+        if bench is not None:
+            bench.close()
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self.layout.features(folder.name), ignore_errors=True)
 
     def bench(self, digest: str) -> Bench:
         """Session and cache of a build that is on disk, opened once."""
@@ -202,49 +227,14 @@ class Workshop:
         export_graph(loaded, self.layout.backbones / loaded.manifest.build, out)
 
 
-class Bench:
-    """One build at work: its spec, its cache, and its session, which opens on first need."""
-
-    def __init__(self, folder: Path, features: Path, device: Device, threads: int) -> None:
-        self.spec = read_build_spec(folder)
-        self.folder, self.device = folder, device
-        self.validation = validation_of(folder)
-        """Of a fine-tuned build: digests of the training images that only validated."""
-        self.store = FeatureStore(features, row_width=self.spec.row_width)
-        self._threads = threads
-        self._session: BackboneSession | None = None
-
-    def extractor(self, max_pixels: int) -> Extractor:
-        if self._session is None:
-            self._session = BackboneSession.open(
-                self.folder, self.device, threads=self._threads or ONE_IMAGE_STREAM_PER_CORE
-            )
-        return Extractor(self._session, self.store, max_pixels=max_pixels)
-
-    def keep_speed(self, result: ExtractionResult) -> None:
-        """Note beside the build how fast images went through, if they were enough to tell."""
-        if result.n_passed >= FEWEST_FOR_A_SPEED:
-            speed = observed(
-                FROM_FILES, result.n_passed, result.seconds, device=self.device, threads=usable_cores()
-            )
-            record_speeds(self.folder, [speed])
-
-    def close(self) -> None:
-        self.store.close()
-        if self._session is not None:
-            self._session.close()
-
-
-def validation_of(build: Path) -> frozenset[str]:
-    """Empty for a build that was not fine-tuned."""
-    try:
-        return frozenset(json.loads((build / VALIDATION_FILE).read_bytes()))
-    except (OSError, ValueError, TypeError):
-        return frozenset()
-
-
 def _is_tuned(build: Path) -> bool:
     try:
         return read_build_spec(build).build_version.startswith(TUNED)
     except CorruptState:
         return False
+
+
+def _sibling(build: Path, precision: Precision) -> Path:
+    """Where the build of the same backbone at this precision lies, or would lie."""
+    spec = read_build_spec(build)
+    return build.parent / build_digest(spec.info, spec.plugin, precision.value)

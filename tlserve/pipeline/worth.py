@@ -9,8 +9,8 @@ from tlserve.core.messages import Recipe
 from tlserve.core.plan import Strategy
 from tlserve.core.quadrant import TUNING
 from tlserve.core.types import Snapshot, Split
+from tlserve.pipeline.bench import Bench
 from tlserve.pipeline.studies import wish_digest
-from tlserve.pipeline.workshop import Bench
 from tlserve.release import Manifest, Version
 
 

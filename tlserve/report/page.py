@@ -95,5 +95,6 @@ def _timeline(report: Json) -> list[tuple[str, str, Any]]:
 
 
 def _backbone(report: Json) -> Mapping[str, str] | None:
-    found = {name: text(part(report, "backbone").get(name)) for name in ("name", "build", "tuned_from")}
+    names = ("name", "build", "precision", "tuned_from")
+    found = {name: text(part(report, "backbone").get(name)) for name in names}
     return found if any(found.values()) else None

@@ -8,6 +8,7 @@ import json
 import numpy as np
 
 from tlserve.core.backbones import BackboneDescription
+from tlserve.core.precision import PrecisionTrial
 from tlserve.rpc._gen import tlserve_v1_pb2 as v1
 from tlserve.rpc.backend import (
     AddedImage,
@@ -138,7 +139,14 @@ def backbone(found: BackboneDescription) -> v1.Backbone:
         build_bytes=found.build_bytes,
         speeds=[v1.Speed(**dataclasses.asdict(speed)) for speed in found.speeds],
         declared_name=printable(info.name),
+        precision=found.precision,
+        trial=None if found.trial is None else precision_trial(found.trial),
     )
+
+
+def precision_trial(trial: PrecisionTrial) -> v1.PrecisionTrial:
+    told = dataclasses.asdict(trial)
+    return v1.PrecisionTrial(**told | {name: printable(told[name]) for name in ("reason", "hardware")})
 
 
 def added_image(image: AddedImage) -> v1.AddedImage:

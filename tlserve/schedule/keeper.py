@@ -114,7 +114,9 @@ class TrainerKeeper:
                 stderr=asyncio.subprocess.PIPE,
                 limit=LONGEST_LINE_BYTES,
                 # Its own group: Ctrl-C in a terminal reaches the daemon, which stops the trainer in order.
-                start_new_session=True,
+                # Not its own session: Linux first shares the cores between sessions (autogroups), so that
+                # its niceness would mean nothing to the daemon's threads.
+                process_group=0,
             )
         except OSError as exc:
             raise TrainerFailed(f"the trainer cannot be started: {exc.strerror}") from exc

@@ -14,8 +14,10 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from tlserve.core.device_choice import read_device_choice
 from tlserve.core.errors import SettingsError
 from tlserve.core.lifecycle import Promotion
+from tlserve.core.precision import Precision
 from tlserve.settings.learning import LearningDefaults
 from tlserve.settings.mistakes import describe
 
@@ -30,12 +32,21 @@ class Settings(LearningDefaults, BaseSettings):
         default=Path("state"), description="Folder for everything tlserve keeps; on a local disk."
     )
     backbone: str = Field(default="nano", description="Backbone of models whose model.toml names none.")
+    precision: Precision = Field(
+        default=Precision.AUTO, description="Numbers of the backbone: auto, fp32, fp16 or int8."
+    )
     grpc: str = Field(default="127.0.0.1:8001", description="HOST:PORT of gRPC; port 0 takes a free one.")
     http: str = Field(
         default="127.0.0.1:8000", description="HOST:PORT of HTTP (liveness and readiness); empty: off."
     )
     metrics: str = Field(default="127.0.0.1:8002", description="HOST:PORT of Prometheus metrics; empty: off.")
-    device: Literal["auto", "cuda", "cpu"] = Field(default="auto", description="Where backbones run.")
+    device: str = Field(
+        default="auto", description="Where backbones run: auto, cpu, cuda, or GPUs such as cuda:0,cuda:1."
+    )
+    gpu_memory_mb: int = Field(
+        default=0, ge=0, description="Most GPU memory of one open backbone, in MiB; 0: no limit."
+    )
+    tensorrt: bool = Field(default=False, description="Run served backbones in TensorRT, on a GPU.")
     threads: int = Field(default=0, ge=0, description="CPU threads of a backbone session; 0: one per core.")
     settle_seconds: float = Field(
         default=0.5, ge=0, description="A model's folder must be quiet for this long."
@@ -62,6 +73,16 @@ class Settings(LearningDefaults, BaseSettings):
     )
     keep_versions: int = Field(default=20, ge=2, description="How many promoted versions are kept on disk.")
     max_batch: int = Field(default=32, ge=1, description="Most images in one backbone run.")
+    batch_target_ms: float = Field(
+        default=20.0, ge=0, description="A batch holds what is expected to run within this; 0: max_batch."
+    )
+    max_backbones: int = Field(default=0, ge=0, description="Most backbones in memory at once; 0: no limit.")
+    memory_limit_mb: int = Field(
+        default=0, ge=0, description="Most MiB that backbones take in memory together; 0: no limit."
+    )
+    load_patience_seconds: float = Field(
+        default=10.0, ge=0, description="How long a request waits for a backbone that is not in memory."
+    )
     queue_rows: int = Field(
         default=1024, ge=1, description="Most images that may wait; beyond, RESOURCE_EXHAUSTED."
     )
@@ -72,6 +93,12 @@ class Settings(LearningDefaults, BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="What to log."
     )
+
+    @field_validator("device")
+    @classmethod
+    def _is_device(cls, value: str) -> str:
+        read_device_choice(value)
+        return value
 
     @field_validator("grpc", "http", "metrics")
     @classmethod

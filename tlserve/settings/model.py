@@ -12,6 +12,7 @@ from tlserve.core.errors import SettingsError
 from tlserve.core.judge import Policy
 from tlserve.core.lifecycle import Promotion
 from tlserve.core.messages import Recipe
+from tlserve.core.precision import Precision
 from tlserve.settings.daemon import Settings
 from tlserve.settings.learning import LearningOverrides, learning, wish_of
 from tlserve.settings.mistakes import describe
@@ -25,6 +26,7 @@ class ModelFile(LearningOverrides):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     backbone: str | None = None
+    precision: Precision | None = None
     promotion: Promotion | None = None
     max_drop: float | None = Field(default=None, ge=0, le=1)
     recall_floor: float | None = Field(default=None, ge=0, le=1)
@@ -77,4 +79,5 @@ def recipe_for(
         seed=file.seed,
         wish=wish_of(how),
         study=how.study,
+        precision=chosen(file.precision, settings.precision),
     )

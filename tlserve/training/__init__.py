@@ -11,6 +11,7 @@ from tlserve.training.judged import judged_on
 from tlserve.training.learning_curve import LearningCurve, learning_curve
 from tlserve.training.linear import TrainingCancelled
 from tlserve.training.similarity import chance_level, score_taps
+from tlserve.training.steady import steady_accuracy
 from tlserve.training.suspects import likely_mislabelled
 from tlserve.training.trained import OutOfFold, TrainedHead
 
@@ -25,6 +26,7 @@ __all__ = [
     "learning_curve",
     "likely_mislabelled",
     "score_taps",
+    "steady_accuracy",
     "train",
     "train_softmax",
 ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
@@ -15,7 +15,6 @@ from scipy.linalg import cho_factor, cho_solve
 from tlserve.training.arrays import Float32, Float64, Ints
 from tlserve.training.losses import SLOPES, Loss
 
-Device = Literal["cpu", "cuda"]
 SCORES_AT_ONCE = 8_000_000
 """Scores held in memory at a time (32 MB); rows beyond are worked off in blocks."""
 
@@ -126,8 +125,8 @@ def scores(parameters: Float32, rows: Float32) -> Float32:
     return np.asarray(found, dtype=np.float32)
 
 
-def engine_for(device: Device) -> Engine:
-    """torch, imported here, on a GPU that it can use; else numpy."""
+def engine_for(device: str) -> Engine:
+    """For cpu, cuda or cuda:1: torch, imported here, on a GPU that it can use; else numpy."""
     if device == "cpu":
         return NumpyEngine()
     import torch

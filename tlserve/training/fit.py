@@ -14,7 +14,7 @@ from tlserve.core.plan import HeadKind
 from tlserve.core.types import Features
 from tlserve.training.arrays import Float32, Ints
 from tlserve.training.compare import Choice, answers, choose, differs, gains, run_entry, too_dear
-from tlserve.training.engine import Device, engine_for
+from tlserve.training.engine import engine_for
 from tlserve.training.examples import Examples
 from tlserve.training.folds import FoldPlan, plan_folds
 from tlserve.training.lesson import Exam, Lesson, exam_of, lesson_of
@@ -44,7 +44,7 @@ def train(
     warm: Head | None = None,
     held_out_rows_for_novelty: Features | None = None,
     novelty_budget_kb: int = 256,
-    device: Device = "cpu",
+    device: str = "cpu",
     on_progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> TrainedHead:

@@ -21,6 +21,7 @@ from tlserve.cli.terminal import say, show, show_json
 
 if TYPE_CHECKING:
     from tlserve.core.backbones import BackboneDescription, Speed
+    from tlserve.core.precision import PrecisionTrial
     from tlserve.plugin_api import ImageSpec
 
 SLOW_SECONDS = 2.0
@@ -133,6 +134,9 @@ def described(found: BackboneDescription) -> Iterable[tuple[str, str]]:
         yield "build", f"{found.build_folder} ({found.build_bytes / 1e6:,.1f} MB)"
     else:
         yield "build", "not made yet; the first pass of a model that uses it makes it"
+    yield "precision", found.precision
+    if found.trial is not None:
+        yield "", trial_in_words(found.trial)
     for at, speed in enumerate(reversed(found.speeds)):
         yield ("" if at else "speed"), speed_in_words(speed)
     if not found.speeds:
@@ -170,6 +174,13 @@ def speed_in_words(speed: Speed) -> str:
     threads = "" if speed.device != "cpu" else f", {wording.count(speed.threads, 'thread')}"
     day = datetime.fromtimestamp(speed.measured_at).strftime("%Y-%m-%d")
     return f"{wording.speed(speed.images_per_second)} images/s {how} ({speed.hardware}{threads}, {day})"
+
+
+def trial_in_words(trial: PrecisionTrial) -> str:
+    """Why it is this precision: the numbers, from how many images, where and when."""
+    day = datetime.fromtimestamp(trial.decided_at).strftime("%Y-%m-%d")
+    images = [wording.count(trial.n_images, "training image")] if trial.n_images else []
+    return f"{trial.reason} ({', '.join([*images, trial.hardware, day])})"
 
 
 def row_width(found: BackboneDescription) -> int:

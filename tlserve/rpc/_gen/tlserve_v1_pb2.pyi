@@ -366,7 +366,7 @@ class GetBackboneRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., measure: _Optional[bool] = ...) -> None: ...
 
 class Backbone(_message.Message):
-    __slots__ = ("name", "plugin", "source", "licence", "n_parameters", "weights_origin", "weights_sha256", "build_version", "image", "taps", "trainable", "build", "build_folder", "build_bytes", "speeds", "declared_name")
+    __slots__ = ("name", "plugin", "source", "licence", "n_parameters", "weights_origin", "weights_sha256", "build_version", "image", "taps", "trainable", "build", "build_folder", "build_bytes", "speeds", "declared_name", "precision", "trial")
     NAME_FIELD_NUMBER: _ClassVar[int]
     PLUGIN_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
@@ -383,6 +383,8 @@ class Backbone(_message.Message):
     BUILD_BYTES_FIELD_NUMBER: _ClassVar[int]
     SPEEDS_FIELD_NUMBER: _ClassVar[int]
     DECLARED_NAME_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    TRIAL_FIELD_NUMBER: _ClassVar[int]
     name: str
     plugin: str
     source: str
@@ -399,7 +401,33 @@ class Backbone(_message.Message):
     build_bytes: int
     speeds: _containers.RepeatedCompositeFieldContainer[Speed]
     declared_name: str
-    def __init__(self, name: _Optional[str] = ..., plugin: _Optional[str] = ..., source: _Optional[str] = ..., licence: _Optional[str] = ..., n_parameters: _Optional[int] = ..., weights_origin: _Optional[str] = ..., weights_sha256: _Optional[str] = ..., build_version: _Optional[str] = ..., image: _Optional[_Union[ImageSpec, _Mapping]] = ..., taps: _Optional[_Iterable[_Union[Tap, _Mapping]]] = ..., trainable: _Optional[bool] = ..., build: _Optional[str] = ..., build_folder: _Optional[str] = ..., build_bytes: _Optional[int] = ..., speeds: _Optional[_Iterable[_Union[Speed, _Mapping]]] = ..., declared_name: _Optional[str] = ...) -> None: ...
+    precision: str
+    trial: PrecisionTrial
+    def __init__(self, name: _Optional[str] = ..., plugin: _Optional[str] = ..., source: _Optional[str] = ..., licence: _Optional[str] = ..., n_parameters: _Optional[int] = ..., weights_origin: _Optional[str] = ..., weights_sha256: _Optional[str] = ..., build_version: _Optional[str] = ..., image: _Optional[_Union[ImageSpec, _Mapping]] = ..., taps: _Optional[_Iterable[_Union[Tap, _Mapping]]] = ..., trainable: _Optional[bool] = ..., build: _Optional[str] = ..., build_folder: _Optional[str] = ..., build_bytes: _Optional[int] = ..., speeds: _Optional[_Iterable[_Union[Speed, _Mapping]]] = ..., declared_name: _Optional[str] = ..., precision: _Optional[str] = ..., trial: _Optional[_Union[PrecisionTrial, _Mapping]] = ...) -> None: ...
+
+class PrecisionTrial(_message.Message):
+    __slots__ = ("chosen", "tried", "reason", "n_images", "accuracy", "accuracy_tried", "images_per_second", "images_per_second_tried", "hardware", "decided_at")
+    CHOSEN_FIELD_NUMBER: _ClassVar[int]
+    TRIED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    N_IMAGES_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_TRIED_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_PER_SECOND_TRIED_FIELD_NUMBER: _ClassVar[int]
+    HARDWARE_FIELD_NUMBER: _ClassVar[int]
+    DECIDED_AT_FIELD_NUMBER: _ClassVar[int]
+    chosen: str
+    tried: str
+    reason: str
+    n_images: int
+    accuracy: float
+    accuracy_tried: float
+    images_per_second: float
+    images_per_second_tried: float
+    hardware: str
+    decided_at: float
+    def __init__(self, chosen: _Optional[str] = ..., tried: _Optional[str] = ..., reason: _Optional[str] = ..., n_images: _Optional[int] = ..., accuracy: _Optional[float] = ..., accuracy_tried: _Optional[float] = ..., images_per_second: _Optional[float] = ..., images_per_second_tried: _Optional[float] = ..., hardware: _Optional[str] = ..., decided_at: _Optional[float] = ...) -> None: ...
 
 class ImageSpec(_message.Message):
     __slots__ = ("height", "width", "resize_short_side", "mean", "std", "crop", "interpolation", "layout", "channel_order")
