@@ -15,7 +15,14 @@ SHARED = Path(__file__).resolve().parents[3] / "shared"
 BENCHMARKS = (
     "extraction",
     "serving",
+    "rivals",
+    "shared_models",
+    "startup",
     "drop_to_live",
+    "head_swaps",
+    "backbone_swaps",
+    "while_training",
+    "soak",
     "reconcile",
     "nano",
     "heads",
@@ -23,6 +30,7 @@ BENCHMARKS = (
     "augmentation",
     "novelty",
     "finetune",
+    "gpu",
 )
 
 

@@ -1,277 +1,161 @@
-"""Throughput through a real gRPC server, as a share of what the bare session does in the same run.
+"""Throughput and latency of a real daemon, as shares of what the hardware does in the same run.
 
     python -m tests.benchmarks serving
 
-Server in this process, 32 clients in another one. Every round measures the bare session and the served
-paths one after the other; the medians over the rounds of their ratios are the result. `cpu` ratios
-compare images per CPU second instead (client included in the served ones): they hold on a busy machine
-too, and on an idle one both agree.
+The daemon is a process of its own, the clients are another one. Every round measures, for 1, 8 and 32
+clients, the bare sessions and bare decoding, and right after them each served path; the results are the
+medians over the rounds of the ratios within a round.
+
+The bound for JPEG: with d core-seconds to decode a photo (`tlserve.images.ImageDecoder`, a process on every
+core) and s core-seconds to run it (the best bare session of the same build), a machine of so many cores
+cannot answer more than cores / (d + s) photos a second, whoever schedules them.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
 import statistics
-import sys
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
-import numpy as np
+from tests.benchmarks.installation import is_quick
+from tests.benchmarks.serving_bare import BareSession, Decoding, PlainSession, best_bare
+from tests.benchmarks.serving_clients import Clients, Order, Seen
+from tests.benchmarks.serving_models import PRECISIONS, Served, serving_both
 
-from tests.rpc.colours import ColourBackend
-from tlserve.core.head import Dense, Head
-from tlserve.core.types import Pixels
-from tlserve.images import DEFAULT_MAX_PIXELS
-from tlserve.plugin_host import PluginHost, make_build
-from tlserve.rpc.backend import Answer
-from tlserve.rpc.server import RpcServer
-from tlserve.runtime import BackboneSession, choose_device, reference_pixels
-from tlserve.serving import InferencePool, PoolSettings, ServableVersion
+PAYLOADS = ("pixels", "jpeg")
+CLIENTS = (1, 8, 32)
+MOST = max(CLIENTS)
+FIGURES = "rate", "p50_ms", "p99_ms"
+PIXELS_FP32_BAR, PIXELS_AUTO_BAR, JPEG_BAR, LONE_BAR = 0.82, 1.4, 0.85, 1.5
 
-MODEL = "flowers"
-LABELS = ("daisy", "dandelion", "roses", "sunflowers", "tulips")
-N_CLIENTS = 32
-PIXELS_BAR, JPEG_BAR = 0.75, 0.55
+Way = tuple[str, str, int]
+"""(payload, precision, clients)"""
 
 
 @dataclass(frozen=True)
-class Served:
-    """One way through the server, compared with the bare session."""
+class Block:
+    """One number of clients in one round: what the hardware does, and right after it the served paths."""
 
-    images_per_second: float
-    ratio: float
-    cpu_ratio: float
-    p50_ms: float
-    p99_ms: float
-    mean_batch: float
+    bare: dict[str, float]
+    """By precision: images/s."""
+    decoding: float
+    """Photos/s."""
+    lone_ms: float
+    """The plain session's median time for one image."""
+    seen: dict[Way, Seen]
+    cpu_seconds: dict[Way, float]
+    """Of the daemon and the clients."""
 
-
-@dataclass(frozen=True)
-class ServingReport:
-    bare_images_per_second: float
-    bare_setup: str
-    executors: int
-    threads: int
-    paths: dict[str, Served]
-    """pixels and jpeg, over gRPC."""
+    @property
+    def bound(self) -> float:
+        """Photos a second that auto's session and the decoder allow."""
+        return 1 / (1 / self.bare["auto"] + 1 / self.decoding)
 
 
-class PoolBackend(ColourBackend):
-    """The Backend protocol over a real pool, for predictions."""
-
-    def __init__(self, pool: InferencePool, watch: Path) -> None:
-        super().__init__(watch)
-        self._pool = pool
-
-    async def predict(
-        self, model: str, version: str, images: Sequence[bytes] | Pixels, *, timeout_seconds: float | None
-    ) -> Answer:
-        loop = asyncio.get_running_loop()
-        deadline = None if timeout_seconds is None else loop.time() + timeout_seconds
-        async with self._pool.lease(model, version) as lease:
-            told = await self._pool.predict(lease, images, deadline=deadline)
-        return Answer(
-            told.model,
-            told.version,
-            told.labels,
-            told.probabilities,
-            told.features,
-            told.novelty,
-            told.novelty > 0.99,
-        )
+def measure(
+    served: Served, bare: dict[str, BareSession], *, seconds: float, rounds: int
+) -> dict[int, list[Block]]:
+    """By number of clients, one block a round; `seconds` for each slice of it."""
+    plain = PlainSession(served.here.onnx)
+    blocks: dict[int, list[Block]] = {n: [] for n in CLIENTS}
+    with Clients(served.photos) as clients, Decoding(served.photos, served.builds["fp32"]) as decoding:
+        for n in CLIENTS:
+            _served(served, clients, _ways(n), seconds / 4)
+        for round_ in range(rounds):
+            for n in CLIENTS:
+                rates = {precision: one.images_per_second(seconds) for precision, one in bare.items()}
+                decoded, lone_ms = decoding.images_per_second(seconds), plain.p50_ms(seconds)
+                time.sleep(0.2)  # its threads spin for a moment after the last run
+                # Nobody should always follow the same one.
+                ways = _ways(n)[:: -1 if round_ % 2 else 1]
+                blocks[n].append(Block(rates, decoded, lone_ms, *_served(served, clients, ways, seconds)))
+    return blocks
 
 
-def measure_serving(
-    backbone: Path,
-    photos: Sequence[Path],
-    *,
-    seconds: float = 4,
-    rounds: int = 5,
-    settings: PoolSettings | None = None,
-) -> ServingReport:
-    """`photos`: JPEG files, sent as they are; `seconds` for each slice of each round."""
-    with TemporaryDirectory() as folder:
-        settings = settings or PoolSettings()
-        measuring = _measure(
-            Path(folder), backbone, photos, seconds=seconds, rounds=rounds, settings=settings
-        )
-        return asyncio.run(measuring)
+def _ways(n_clients: int) -> list[Way]:
+    return [(payload, precision, n_clients) for payload in PAYLOADS for precision in PRECISIONS]
 
 
-async def _measure(
-    folder: Path,
-    backbone: Path,
-    photos: Sequence[Path],
-    *,
-    seconds: float,
-    rounds: int,
-    settings: PoolSettings,
-) -> ServingReport:
-    device = choose_device("cpu")
-    build = make_build(PluginHost().load(f"onnx:{backbone}"), "onnx", folder, device)
-    bare_setup, bare = _best_bare(build, seconds / 4)
-    slices: dict[str, list[tuple[float, float]]] = {"pixels": [], "jpeg": []}
-    heard: dict[str, list[dict[str, Any]]] = {"pixels": [], "jpeg": []}
-    bare_rates = []
-    async with _serving(folder, build, settings) as (pool, address), _clients(address, photos) as ask:
-        for path in slices:
-            await ask(path, 1.0)
-        for _ in range(rounds):
-            bare_rate, bare_per_cpu = await asyncio.to_thread(_timed, bare, seconds)
-            bare_rates.append(bare_rate)
-            for path, ratios in slices.items():
-                before, cpu = pool.totals(), time.process_time()
-                told = await ask(path, seconds)
-                spent = time.process_time() - cpu + told["cpu_seconds"]
-                after = pool.totals()
-                told["batch"] = (after.batch_rows - before.batch_rows) / (after.batches - before.batches)
-                heard[path].append(told)
-                ratios.append((told["rate"] / bare_rate, told["images"] / spent / bare_per_cpu))
-        used = pool.settings
-    paths = {
-        path: Served(
-            images_per_second=_median(told["rate"] for told in heard[path]),
-            ratio=_median(ratio for ratio, _ in slices[path]),
-            cpu_ratio=_median(cpu for _, cpu in slices[path]),
-            p50_ms=_median(told["p50_ms"] for told in heard[path]),
-            p99_ms=_median(told["p99_ms"] for told in heard[path]),
-            mean_batch=_median(told["batch"] for told in heard[path]),
-        )
-        for path in slices
-    }
-    return ServingReport(_median(bare_rates), bare_setup, used.executors, used.threads, paths)
-
-
-def _median(values: Any) -> float:
-    return round(float(statistics.median(values)), 3)
-
-
-# -- the bare session
-
-
-Bare = Callable[[float], int]
-"""Runs for so many seconds on all cores; returns how many images it did."""
-
-
-def _best_bare(build: Path, seconds: float) -> tuple[str, Bare]:
-    """The fastest way to drive the session with both cores: threads inside or side by side, and batch."""
-    found: list[tuple[float, str, Bare]] = []
-    for threads, callers in ((2, 1), (1, 2)):
-        session = BackboneSession.open(build, choose_device("cpu"), threads=threads)
-        for batch in (1, 4, 8, 16, 32):
-            bare = _bare(session, batch, callers)
-            bare(0.3)
-            name = f"{callers} caller(s) x {threads} thread(s), batch {batch}"
-            found.append((_timed(bare, seconds)[0], name, bare))
-    _, name, bare = max(found, key=lambda one: one[0])
-    return name, bare
-
-
-def _bare(session: BackboneSession, batch: int, callers: int) -> Bare:
-    pixels = np.resize(
-        reference_pixels(session.spec.image), (batch, session.spec.image.height, session.spec.image.width, 3)
-    )
-
-    def run(seconds: float) -> int:
-        done, stop = [0] * callers, time.perf_counter() + seconds
-
-        def call(caller: int) -> None:
-            while time.perf_counter() < stop:
-                session.rows(pixels)
-                done[caller] += batch
-
-        threads = [threading.Thread(target=call, args=(caller,)) for caller in range(callers)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return sum(done)
-
-    return run
-
-
-def _timed(bare: Bare, seconds: float) -> tuple[float, float]:
-    """Images per second, and per CPU second."""
-    started, cpu = time.perf_counter(), time.process_time()
-    images = bare(seconds)
-    return images / (time.perf_counter() - started), images / (time.process_time() - cpu)
-
-
-# -- the server
-
-
-@asynccontextmanager
-async def _serving(
-    folder: Path, build: Path, settings: PoolSettings
-) -> AsyncIterator[tuple[InferencePool, str]]:
-    pool = InferencePool(folder, choose_device("cpu"), settings, max_pixels=DEFAULT_MAX_PIXELS)
-    await pool.start()
-    draw = np.random.default_rng(0)
-    weight = (draw.normal(size=(1280, 5)) / 100).astype(np.float32)
-    layer = Dense(weight, np.zeros(5, np.float32))
-    version = ServableVersion(MODEL, 1, build.name, Head(LABELS, ("features",), (layer,)))
-    await pool.swap(await pool.load(version))
-    server = RpcServer(PoolBackend(pool, folder), address="127.0.0.1:0")
-    try:
-        yield pool, await server.start()
-    finally:
-        await server.stop(1)
-        await pool.close()
-
-
-# -- the clients, in a process of their own
-
-
-@asynccontextmanager
-async def _clients(address: str, photos: Sequence[Path]) -> AsyncIterator[Callable[[str, float], Any]]:
-    """A function that lets 32 clients ask for some seconds, and tells how it went."""
-    args = ["-m", "tests.benchmarks.serving_clients", address, *map(str, photos)]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, *args, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    stdin, stdout = process.stdin, process.stdout
-
-    async def ask(path: str, seconds: float) -> dict[str, Any]:
-        stdin.write(f"{path} {seconds} {N_CLIENTS}\n".encode())
-        line = await stdout.readline()
-        if not line:
-            raise RuntimeError("the client process died")
-        told: dict[str, Any] = json.loads(line)
-        return told
-
-    try:
-        yield ask
-    finally:
-        stdin.close()
-        await process.wait()
+def _served(
+    served: Served, clients: Clients, ways: Sequence[Way], seconds: float
+) -> tuple[dict[Way, Seen], dict[Way, float]]:
+    seen, spent = {}, {}
+    for way in ways:
+        payload, precision, n_clients = way
+        before = served.here.daemon_reading().cpu_seconds
+        seen[way] = clients.ask(Order(served.here.address, seconds, n_clients, (precision,), payload))
+        spent[way] = served.here.daemon_reading().cpu_seconds - before + seen[way].cpu_seconds
+    return seen, spent
 
 
 def run(shared: Path) -> dict[str, float | str]:
-    """Needs ../shared: MobileNetV2, and flowers as photos of about 500 x 333."""
-    photos = sorted((shared / "datasets/flowers").rglob("*.jpg"))[::7][:64]
-    report = measure_serving(shared / "backbones/mobilenet_v2_imagenet.onnx", photos)
+    """Needs ../shared."""
+    seconds, rounds = (0.6, 1) if is_quick() else (2.0, 7)
+    with serving_both(shared) as served:
+        bare = {precision: best_bare(served.builds[precision], seconds / 4, 3) for precision in PRECISIONS}
+        blocks = measure(served, bare, seconds=seconds, rounds=rounds)
+        return {**_machine(served, bare, blocks), **_bars(blocks), **_details(blocks)}
+
+
+def _machine(
+    served: Served, bare: dict[str, BareSession], blocks: dict[int, list[Block]]
+) -> dict[str, float | str]:
+    every = [block for of_one in blocks.values() for block in of_one]
     lines: dict[str, float | str] = {
-        "bare session, images/s": report.bare_images_per_second,
-        "bare session's best": report.bare_setup,
-        "pool": f"{report.executors} executors x {report.threads} threads",
+        "auto precision is": served.auto,
+        "which it says of itself": served.trial,
     }
-    for name, bar in (("pixels", PIXELS_BAR), ("jpeg", JPEG_BAR)):
-        path = report.paths[name]
-        lines |= {
-            f"{name} over gRPC, images/s": path.images_per_second,
-            f"{name} / bare (at least {bar})": path.ratio,
-            f"{name} / bare, per CPU second": path.cpu_ratio,
-            f"{name}, p50 ms": path.p50_ms,
-            f"{name}, p99 ms": path.p99_ms,
-            f"{name}, images in a batch": path.mean_batch,
-        }
+    for precision, session in bare.items():
+        lines[f"bare {precision} session, images/s"] = _median(block.bare[precision] for block in every)
+        lines[f"bare {precision} session's best"] = session.name
+    return {
+        **lines,
+        "decoding 500x333 alone, images/s": _median(block.decoding for block in every),
+        "bound for JPEG, auto, images/s": _median(block.bound for block in every),
+        "plain session, one image, ms": _median(block.lone_ms for block in every),
+    }
+
+
+def _bars(blocks: dict[int, list[Block]]) -> dict[str, float | str]:
+    many, one, n = blocks[MOST], blocks[1], f"{MOST} clients"
+    fp32, auto, jpeg = ("pixels", "fp32", MOST), ("pixels", "auto", MOST), ("jpeg", "auto", MOST)
+    lone = ("pixels", "fp32", 1)
+    return {
+        f"pixels, fp32, {n} / bare fp32 (at least {PIXELS_FP32_BAR})": _median(
+            block.seen[fp32].rate / block.bare["fp32"] for block in many
+        ),
+        f"pixels, auto, {n} / bare fp32 (at least {PIXELS_AUTO_BAR})": _median(
+            block.seen[auto].rate / block.bare["fp32"] for block in many
+        ),
+        f"pixels, auto, {n} / bare auto": _median(
+            block.seen[auto].rate / block.bare["auto"] for block in many
+        ),
+        f"jpeg, auto, {n} / bound (at least {JPEG_BAR})": _median(
+            block.seen[jpeg].rate / block.bound for block in many
+        ),
+        f"pixels, fp32, 1 client, p50 / plain session (at most {LONE_BAR})": _median(
+            block.seen[lone].p50_ms / block.lone_ms for block in one
+        ),
+    }
+
+
+def _details(blocks: dict[int, list[Block]]) -> dict[str, float | str]:
+    """One line for each path: rate, latencies, and shares of the bare fp32 session."""
+    lines: dict[str, float | str] = {}
+    for way in [way for n in CLIENTS for way in _ways(n)]:
+        payload, precision, n_clients = way
+        of_it = [(block, block.seen[way]) for block in blocks[n_clients]]
+        rate, p50, p99 = (_median(getattr(seen, what) for _, seen in of_it) for what in FIGURES)
+        over = _median(seen.rate / block.bare["fp32"] for block, seen in of_it)
+        per_cpu = _median(seen.images / block.cpu_seconds[way] for block, seen in of_it)
+        lines[f"{payload}, {precision}, {n_clients} client(s)"] = (
+            f"{rate:.0f} images/s, p50 {p50:.1f} ms, p99 {p99:.1f} ms, {over:.2f} of bare fp32, "
+            f"{per_cpu:.0f} images a CPU second"
+        )
     return lines
+
+
+def _median(values: Iterable[float]) -> float:
+    return round(float(statistics.median(values)), 3)
