@@ -14,7 +14,7 @@ from tlserve.app.backbones import backbone_description, backbone_lines
 from tlserve.core.backbones import BackboneDescription
 from tlserve.core.errors import BackboneProblem, NotFound
 from tlserve.core.messages import BackboneDescribed, BackboneEntry
-from tlserve.core.precision import PrecisionTrial
+from tlserve.core.precision import Precision, PrecisionTrial
 from tlserve.runtime import (
     SPEC_FILE,
     BuildSpec,
@@ -101,7 +101,10 @@ def test_a_description_is_of_the_build_that_was_decided_on(tmp_path: Path, told:
     int8 = Path(shutil.copytree(plain, tmp_path / spec.digest))
     write_build_spec(int8, replace(spec, trial=trial))
     assert backbone_description(told, tmp_path).build_folder == str(plain)
+    named = backbone_description(told, tmp_path, Precision.INT8)
+    assert (named.build_folder, named.precision) == (str(int8), "int8")
     record_trial(plain, trial)
+    assert backbone_description(told, tmp_path, Precision.FP32).build_folder == str(plain)
     found = backbone_description(told, tmp_path)
     assert (found.build_folder, found.precision, found.trial) == (str(int8), "int8", trial)
     record_trial(plain, replace(trial, chosen="fp32", reason="int8: not taken"))

@@ -77,7 +77,7 @@ def test_auto_decides_once_and_what_is_chosen_keeps_its_rows(stage: Stage) -> No
     # Shapes are easy, and the bundled backbone gains much.
     assert trial.chosen == "int8", trial.reason
     assert trial_of(stage, "int8") == trial
-    found = described("nano", stage.shop, measure=False)
+    found = described("nano", stage.shop, measure=False, precision=Precision.AUTO)
     assert (found.build, found.precision, found.trial) == (builds(stage)["int8"].name, "int8", trial)
     assert stage.report(1)["backbone"]["precision"] == "int8"
     held_out = [one for one, side in stage.shop.catalog.sides("shapes").items() if side is Split.HELD_OUT]

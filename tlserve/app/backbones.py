@@ -12,6 +12,7 @@ from pathlib import Path
 from tlserve.core.backbones import BackboneDescription, Speed, newest_speeds, typical_speed
 from tlserve.core.errors import BackboneProblem, CorruptState, NotFound
 from tlserve.core.messages import BackboneDescribed, BackboneEntry
+from tlserve.core.precision import Precision
 from tlserve.rpc.backend import BackboneLine
 from tlserve.runtime import (
     SPEC_FILE,
@@ -37,8 +38,10 @@ def backbone_lines(entries: Iterable[BackboneEntry], builds_dir: Path) -> list[B
     return [_line(entry, builds.get((entry.plugin, entry.name))) for entry in entries]
 
 
-def backbone_description(told: BackboneDescribed, builds_dir: Path) -> BackboneDescription:
-    """What the trainer told, and what lies on disk of it.
+def backbone_description(
+    told: BackboneDescribed, builds_dir: Path, precision: Precision = Precision.AUTO
+) -> BackboneDescription:
+    """What the trainer told, and what lies on disk of it at the precision that the settings name.
 
     Raises NotFound when no plugin offers it, BackboneProblem when it cannot be loaded.
     """
@@ -46,7 +49,7 @@ def backbone_description(told: BackboneDescribed, builds_dir: Path) -> BackboneD
     if found is None:
         text = told.error or "the backbone cannot be described"
         raise NotFound(text) if told.not_found else BackboneProblem(text)
-    found = _as_decided(found, builds_dir)
+    found = _as_decided(found, builds_dir, precision)
     folder = builds_dir / found.build
     speeds = newest_speeds((*measured_here(read_speeds(folder)), *found.speeds))
     try:
@@ -57,13 +60,15 @@ def backbone_description(told: BackboneDescribed, builds_dir: Path) -> BackboneD
     return replace(found, build_folder=str(folder), build_bytes=n_bytes, speeds=speeds)
 
 
-def _as_decided(found: BackboneDescription, builds_dir: Path) -> BackboneDescription:
-    """The same with what was decided on its precision here: the trainer may have looked at no state."""
+def _as_decided(found: BackboneDescription, builds_dir: Path, wanted: Precision) -> BackboneDescription:
+    """The same of the build that models learn on here: the trainer may have looked at no state."""
     try:
         spec = read_build_spec(builds_dir / found.build)
-        if spec.trial is not None and spec.trial.chosen != spec.precision:
-            chosen = build_digest(spec.info, spec.plugin, spec.trial.chosen)
-            spec = read_build_spec(builds_dir / chosen)
+        chosen = wanted.value
+        if wanted is Precision.AUTO:
+            chosen = spec.precision if spec.trial is None else spec.trial.chosen
+        if chosen != spec.precision:
+            spec = read_build_spec(builds_dir / build_digest(spec.info, spec.plugin, chosen))
     except CorruptState:
         return found
     return replace(found, build=spec.digest, precision=spec.precision, trial=spec.trial)

@@ -275,9 +275,11 @@ class DaemonBackend:
         return await asyncio.to_thread(backbone_lines, entries, self._daemon.layout.backbones)
 
     async def get_backbone(self, name: str, *, measure: bool) -> BackboneDescription:
-        told = await self._daemon.scheduler.errand(DescribeBackboneJob(uuid.uuid4().hex, name, measure))
+        precision = self._daemon.settings.precision
+        job = DescribeBackboneJob(uuid.uuid4().hex, name, measure, precision)
+        told = await self._daemon.scheduler.errand(job)
         assert isinstance(told, BackboneDescribed)
-        return await asyncio.to_thread(backbone_description, told, self._daemon.layout.backbones)
+        return await asyncio.to_thread(backbone_description, told, self._daemon.layout.backbones, precision)
 
     # -- parts
 

@@ -97,10 +97,10 @@ def describe_backbone_once(settings: Settings, name: str, *, measure: bool = Fal
             state = layout.root
         else:
             state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tlserve-")))
-        job = DescribeBackboneJob(uuid.uuid4().hex, name, measure)
+        job = DescribeBackboneJob(uuid.uuid4().hex, name, measure, settings.precision)
         (told,) = asyncio.run(_run_errands(settings, state, job))
     assert isinstance(told, BackboneDescribed)
-    return backbone_description(told, layout.backbones)
+    return backbone_description(told, layout.backbones, settings.precision)
 
 
 def compare_once(

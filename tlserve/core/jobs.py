@@ -122,6 +122,8 @@ class DescribeBackboneJob:
     """As users write it."""
     measure: bool = False
     """Make its build too, and measure how fast it runs."""
+    precision: Precision = Precision.AUTO
+    """Which build is meant, as the settings have it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,7 +171,7 @@ class Trainer:
 
     def _describe_backbone(self, job: DescribeBackboneJob, shop: Workshop) -> None:
         try:
-            found = described(job.name, shop, measure=job.measure)
+            found = described(job.name, shop, measure=job.measure, precision=job.precision)
             self._channel.send(BackboneDescribed(job.job_id, found))
         except Exception as exc:
             error = _words(exc, f"the description of backbone {job.name!r}")
@@ -179,10 +179,10 @@ class Trainer:
             self._channel.send(BackboneDescribed(job.job_id, None, error, not_found))
 
 
-def described(name: str, shop: Workshop, *, measure: bool) -> BackboneDescription:
+def described(name: str, shop: Workshop, *, measure: bool, precision: Precision) -> BackboneDescription:
     """Load a backbone and tell all about it. Raises TlserveError, such as BackboneNotFound.
 
-    measure: make its build too, unless it is there, and run that.
+    measure: make its build too, unless it is there, and run that. precision: which build, where it is made.
     """
     shop.plugins.reload()
     plugin = shop.plugins.plugin_of(name)
@@ -190,7 +190,7 @@ def described(name: str, shop: Workshop, *, measure: bool) -> BackboneDescriptio
     spec = BuildSpec.of(backbone.info, plugin)
     speeds: tuple[Speed, ...] = ()
     if measure or (shop.layout.backbones / spec.digest).is_dir():
-        folder = shop.settled(name, Precision.AUTO)
+        folder = shop.settled(name, precision)
         spec = read_build_spec(folder)
         speeds = shop.measure(folder) if measure else ()
     return BackboneDescription(
