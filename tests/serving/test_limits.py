@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 
 import pytest
 
@@ -81,6 +83,21 @@ async def test_cancelling_drops_what_waits(stage: Stage) -> None:
         await kept
         assert pool.totals().batch_sizes == {1: 1, 2: 1}
         assert pool.totals().requests_open == 0
+
+
+async def test_a_dropped_request_keeps_nothing_of_its_backbone_in_the_line(stage: Stage) -> None:
+    async with stage.pool() as pool:
+        await go_live(pool, stage.version("pets", build=0))
+        await go_live(pool, stage.version("toys", build=1))
+        build = weakref.ref(pool.served("toys").build)
+        async with busy_executors(pool):
+            dropped = asyncio.create_task(ask(pool, some_pixels(1), "toys"))
+            await until(lambda: pool.totals().waiting_rows == 1)
+            dropped.cancel()
+            await asyncio.wait([dropped])
+            del dropped
+            pool.forget("toys")
+            await until(lambda: not gc.collect() and build() is None)
 
 
 async def test_cancelling_while_it_runs_hurts_no_neighbour_in_the_batch(stage: Stage) -> None:

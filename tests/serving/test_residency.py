@@ -97,6 +97,24 @@ async def test_a_place_that_becomes_free_goes_to_who_waited_for_it(stage: Stage)
         await busy
 
 
+async def test_requests_that_overlap_without_end_keep_no_other_backbone_out(stage: Stage) -> None:
+    asking = True
+
+    async def never_pause() -> None:
+        while asking:
+            stage.check(await ask(pool, PIXELS, "ants"), ants, PIXELS)
+
+    async with stage.pool(max_backbones=1, load_patience_seconds=8) as pool:
+        ants, bees = await start_up(pool, stage, 2)
+        busy = [asyncio.create_task(never_pause()) for _ in range(4)]
+        await until(lambda: pool.totals().requests > 20)
+        for _ in range(2):
+            stage.check(await ask(pool, PIXELS, "bees"), bees, PIXELS)
+        asking = False
+        await asyncio.gather(*busy)
+        assert pool.totals().builds_open == 1
+
+
 async def test_a_request_without_patience_is_refused_and_the_backbone_is_ready_moments_later(
     stage: Stage,
 ) -> None:
@@ -147,6 +165,25 @@ async def test_a_new_build_loads_beside_the_limit_and_the_old_one_leaves_with_it
         stage.check(await ask(pool, PIXELS), two, PIXELS)
 
 
+async def test_what_goes_live_does_not_leave_for_who_waits_while_the_one_before_still_runs(
+    stage: Stage,
+) -> None:
+    held = HeldPixels.of(PIXELS)
+    async with stage.pool(max_backbones=1) as pool:
+        _, bees = await start_up(pool, stage, 2)
+        running = asyncio.create_task(ask(pool, held, "ants"))
+        await until(held.reached.is_set)
+        waiting = asyncio.create_task(ask(pool, PIXELS, "bees"))
+        await until(lambda: pool.totals().cold_waits == 1)
+        two = stage.version("ants", 2, build=2)
+        await go_live(pool, two)
+        stage.check(await ask(pool, PIXELS, "ants"), two, PIXELS)
+        held.gate.set()
+        stage.check(await waiting, bees, PIXELS)
+        assert (await running).version == 1
+        assert pool.totals().builds_open == 1
+
+
 async def test_what_was_loaded_beside_the_limit_and_discarded_leaves_again(stage: Stage) -> None:
     async with stage.pool(max_backbones=1) as pool:
         await go_live(pool, stage.version(number=1, build=0))
@@ -172,6 +209,25 @@ async def test_a_load_beside_the_limit_that_nobody_waits_for_any_more_counts_lik
             pool.discard(outcome)  # it was quicker than we
         await until(lambda: pool.totals().loads == 2 and pool.totals().builds_open == 1)
         assert pool.versions("bees") == (1,)
+
+
+async def test_a_load_beside_the_limit_that_only_a_request_still_waits_for_counts_like_any_other(
+    stage: Stage,
+) -> None:
+    async with stage.pool(max_backbones=1) as pool:
+        _, bees = await start_up(pool, stage, 2)
+        await until(lambda: not loads_run())
+        async with pool.lease("ants"):
+            asking = asyncio.create_task(ask(pool, PIXELS, "bees"))
+            await until(lambda: pool.totals().cold_waits == 1)
+            loading = asyncio.create_task(pool.load(stage.version("bees", 2, build=1)))
+            await until(lambda: loads_run() or pool.totals().loads == 2)
+            loading.cancel()
+            (outcome,) = await asyncio.gather(loading, return_exceptions=True)
+            if isinstance(outcome, ServedVersion):
+                pool.discard(outcome)  # it was quicker than we
+            stage.check(await asking, bees, PIXELS)
+        assert (pool.totals().loads, pool.totals().builds_open) == (2, 1)
 
 
 async def test_without_limits_a_backbone_leaves_once_no_live_version_needs_it_and_returns_on_demand(

@@ -59,7 +59,9 @@ def test_the_machine_is_divided_by_the_rule() -> None:
 
     assert of(1) == (1, 1, 1)
     assert of(2) == (2, 1, 2)
+    assert of(6) == (6, 1, 6)
     assert of(8) == (4, 2, 8)
+    assert of(10) == (5, 2, 10)
     assert of(16) == (4, 4, 16)
     assert PoolSettings().resolved(cuda=True, cores=16).executors == 2
     assert PoolSettings(executors=1, threads=2).resolved(cuda=False, cores=8).threads == 2

@@ -29,8 +29,16 @@ Wanted = tuple[int, tuple[int, ...]]
 class Exporter:
     """Hands the trainer export jobs. state: LIVE of a model, as it is now."""
 
-    def __init__(self, layout: StateLayout, scheduler: Scheduler, state: Callable[[str], LiveState]) -> None:
+    def __init__(
+        self,
+        layout: StateLayout,
+        scheduler: Scheduler,
+        state: Callable[[str], LiveState],
+        *,
+        rest_seconds: float = REST_SECONDS,
+    ) -> None:
         self._layout, self._scheduler, self._state = layout, scheduler, state
+        self._rest_seconds = rest_seconds
         self._following: dict[str, asyncio.Event] = {}
         """The models whose folder is being brought in line, each with what says that LIVE changed again."""
 
@@ -47,14 +55,13 @@ class Exporter:
             exported = None
             while (wanted := _exported_of(self._state(model))) is not None and wanted != exported:
                 changed.clear()
-                await self._export(model, wanted, changed)
-                exported = wanted
-                await asyncio.sleep(REST_SECONDS)
+                exported = wanted if await self._export(model, wanted, changed) else None
+                await asyncio.sleep(self._rest_seconds)
         finally:
             del self._following[model]
 
-    async def _export(self, model: str, wanted: Wanted, changed: asyncio.Event) -> None:
-        """Try until it is done, or LIVE says something else."""
+    async def _export(self, model: str, wanted: Wanted, changed: asyncio.Event) -> bool:
+        """Try until it is done, or LIVE says something else; returns whether it is done."""
         live, pinned = wanted
         for pause in itertools.chain(RETRY_SECONDS, itertools.repeat(RETRY_SECONDS[-1])):
             try:
@@ -64,12 +71,14 @@ class Exporter:
             else:
                 assert isinstance(done, Exported)
                 if done.error is None:
-                    return
+                    return True
                 log.error("model %r: version %d was not exported: %s", model, live, done.error)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), pause)
+            changed.clear()  # or no later pause would last
             if _exported_of(self._state(model)) != wanted:
-                return
+                break
+        return False
 
     async def graph(self, model: str, version: int) -> bytes:
         """One version as an ONNX file. Raises CorruptState where its parts are not there any more."""

@@ -10,7 +10,8 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any, TypeVar
 
 from tlserve.app.board import Board
 from tlserve.core.errors import BadInput, NotReady, Superseded, TlserveError, UnknownVersion
@@ -28,9 +29,11 @@ from tlserve.release import (
     with_promotion,
     without_retired,
 )
-from tlserve.serving import InferencePool, ServableVersion
+from tlserve.serving import InferencePool, ServableVersion, ServedVersion
 
 log = logging.getLogger("tlserve.releases")
+
+T = TypeVar("T")
 
 
 class Releases:
@@ -208,10 +211,15 @@ class Releases:
         self._metrics.live_version.labels(model).set(version)
 
     async def _commit(self, new: LiveState, loaded: Stored, reason: str, seconds: float | None) -> LiveState:
+        served = await self._pool.load(servable(*loaded))
+        # Whoever asked may give up; what LIVE says and what answers must not part.
+        return await to_its_end(self._flip(new, served, loaded[0], reason, seconds))
+
+    async def _flip(
+        self, new: LiveState, served: ServedVersion, manifest: Manifest, reason: str, seconds: float | None
+    ) -> LiveState:
         assert new.live is not None
-        manifest, head = loaded
         model = manifest.model
-        served = await self._pool.load(servable(manifest, head))
         try:
             await self._write(model, new)
         except BaseException:
@@ -231,8 +239,11 @@ class Releases:
         return self._states[model]
 
     async def _write(self, model: str, state: LiveState) -> None:
-        await asyncio.to_thread(self._store.write_live, model, state)
-        self._states[model] = state
+        async def written() -> None:
+            await asyncio.to_thread(self._store.write_live, model, state)
+            self._states[model] = state
+
+        await to_its_end(written())
 
     async def retire(self, model: str) -> None:
         """Delete versions beyond what is kept, after one was published that does not go live."""
@@ -254,6 +265,18 @@ class Releases:
 
 Stored = tuple[Manifest, Head]
 """What answering needs of a published version."""
+
+
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns; when the caller is cancelled meanwhile, that comes into effect after it."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            log.warning("a change that nobody waited for any more failed: %s", failure)
+        raise
 
 
 def stored(store: VersionStore, model: str, version: int) -> Stored:

@@ -42,8 +42,12 @@ class Limits:
 
 def first_to_leave(builds: Iterable[Build]) -> Build | None:
     """Of those that nobody holds: what answers for no model by default, and then the least recently used."""
-    free = [build for build in builds if not build.held]
-    return min(free, key=lambda build: (build.live_versions > 0, build.last_use), default=None)
+    return first_in_line(build for build in builds if not build.held)
+
+
+def first_in_line(builds: Iterable[Build]) -> Build | None:
+    """As `first_to_leave`, held or not."""
+    return min(builds, key=lambda build: (build.live_versions > 0, build.last_use), default=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from tlserve.runtime.allocator import return_free_memory
 from tlserve.serving.background import Background, in_own_thread
 from tlserve.serving.builds import Build, Resident
-from tlserve.serving.limits import Limits, first_to_leave
+from tlserve.serving.limits import Limits, first_in_line, first_to_leave
 from tlserve.serving.opening import Opener
 from tlserve.serving.pace import Pace
 
@@ -73,6 +73,10 @@ class ResidentBuilds:
             self.evict(victim)
         return victim is not None
 
+    def least_recent(self, *, without: Collection[Build]) -> Build | None:
+        """What would leave first if nobody held it."""
+        return first_in_line(self._builds - self._beside - set(without))
+
     def reconsider(self, build: Build) -> None:
         """Something about it changed: does it stay, and does whatever else is there?"""
         if build.resident is not None and not build.held:
@@ -81,12 +85,15 @@ class ResidentBuilds:
             elif build.live_versions == 0:
                 self._watch(build)
         # After a load beside the limits: the others leave as they become free, the newest stays.
-        while not self._limits.kept([one.nbytes for one in self._builds - self._beside]):
-            newest = max(self._builds, key=lambda one: one.last_use)
+        while (newest := self._outlasting()) is not None:
             victim = first_to_leave(self._builds - {newest})
             if victim is None:
                 return
             self.evict(victim)
+
+    def outlasts(self, build: Build) -> bool:
+        """Whether it came beside the limits, and what it came for is still held and leaves before it."""
+        return self._outlasting() is build
 
     def evict(self, build: Build) -> None:
         """Take it out of memory; nobody may hold it."""
@@ -103,6 +110,13 @@ class ResidentBuilds:
         for build in list(self._builds):
             self._discard(build)
         await self.gone()
+
+    def _outlasting(self) -> Build | None:
+        """The newest of several, where they are more than the limits allow; else None."""
+        counting = self._builds - self._beside
+        if len(counting) < 2 or self._limits.kept([one.nbytes for one in counting]):
+            return None
+        return max(self._builds, key=lambda one: one.last_use)
 
     def _bytes_of(self, build: Build) -> int:
         """As measured when it was loaded; before that, its graph and what the last load added beyond one."""

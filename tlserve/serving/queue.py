@@ -188,6 +188,9 @@ class RowQueue:
             line = self._lines.get(ticket.served.build)
             if line is not None and ticket in line.tickets:
                 self._remove(ticket, line)
+                if not line.tickets:
+                    # Nobody holds its build for it any more: no executor may come across it.
+                    del self._lines[ticket.served.build]
 
     def take(self, device: int = 0) -> Batch | None:
         """Wait for work (on a thread of that device) and take a batch of it; None once closed.

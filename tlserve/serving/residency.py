@@ -7,6 +7,7 @@ what is held never leaves. A swap loads beside the limits, so that it never wait
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -28,6 +29,10 @@ WIDE_AFTER_BATCHES = frozenset({8, 64, 512, 4096})
 """Lone batches after which a wide session is tried: what is hardly used costs no second copy, and a
 comparison that went against it on a busy machine is not the last word."""
 
+FAIR_SECONDS = 1.0
+"""A load waits so long for a place to become free by itself. Then the least recently leased build takes no
+new leases before it has left: requests that overlap without end would keep all others out for ever."""
+
 
 @dataclass(slots=True)
 class ShelfCounts:
@@ -45,10 +50,16 @@ class _Loading:
 
     build: Build
     beside: bool
-    """Whether the limits do not count."""
+    """Whether it need not wait for room."""
     began: float = field(default_factory=time.monotonic)
-    waiting: list[asyncio.Future[None]] = field(default_factory=list)
+    waiting: dict[asyncio.Future[None], bool] = field(default_factory=dict)
+    """Each with whether the limits do not count for whoever waits there."""
     has_room: bool = False
+
+    @property
+    def is_wanted_beside(self) -> bool:
+        """Whether somebody still waits who will end that with `settle`."""
+        return any(beside and not granted.done() for granted, beside in self.waiting.items())
 
 
 class BuildShelf:
@@ -60,6 +71,8 @@ class BuildShelf:
         self._builds: dict[str, Build] = {}
         self.resident = ResidentBuilds(opener, limits)
         self._loading: dict[Build, _Loading] = {}
+        self._yielding: set[Build] = set()
+        """In memory, and to leave as soon as the leases of now have ended."""
         self._rests = Rests()
         self._turn = asyncio.Lock()
         """One load after the other: their peaks of memory do not add up."""
@@ -109,11 +122,12 @@ class BuildShelf:
         Raises BackboneCold when that takes longer than `patience_seconds` (the load goes on), what the
         load raises, Unavailable while a failed one rests, or Draining.
         """
-        if build.resident is None:
+        if build.resident is None or build in self._yielding:
             self._rests.check(build.digest)
             self.counts.cold_waits += 1
             try:
                 async with asyncio.timeout(patience_seconds):
+                    await self._yielded(build)
                     await self._granted(build, beside=False)
             except TimeoutError:
                 raise BackboneCold(self._why_cold(build)) from None
@@ -161,6 +175,9 @@ class BuildShelf:
         """Wait for a load, which holds the build for everybody who waits when it is done."""
         if self._closed:
             raise Draining
+        if build.resident is not None:
+            build.hold()
+            return
         loading = self._loading.get(build)
         if loading is None:
             loading = self._loading[build] = _Loading(build, beside)
@@ -169,12 +186,15 @@ class BuildShelf:
             loading.beside = True
             self._changed.set()
         granted = asyncio.get_running_loop().create_future()
-        loading.waiting.append(granted)
+        loading.waiting[granted] = beside
         try:
             await granted
         except BaseException:
             if granted.done() and not granted.cancelled() and granted.exception() is None:
-                self.settle(build)
+                if beside:
+                    self.settle(build)
+                else:
+                    build.release()
             raise
 
     async def _load(self, loading: _Loading) -> None:
@@ -189,7 +209,7 @@ class BuildShelf:
             log.exception("backbone %r: unexpected trouble while it was loaded", build.spec.name)
             error = Unavailable(f"the backbone {build.spec.name!r} could not be loaded: {exc}")
         else:
-            self.resident.add(build, resident, pace, beside=loading.beside)
+            self.resident.add(build, resident, pace, beside=loading.is_wanted_beside)
             self._rests.loaded(build.digest)
             self.counts.loads += 1
         del self._loading[build]
@@ -197,22 +217,42 @@ class BuildShelf:
             self.counts.load_failures += 1
             self._rests.failed(build.digest, str(error))
         _settle(loading, error)
-        if not build.held:
-            self.resident.settle(build)
         self._consider(build)
 
+    async def _yielded(self, build: Build) -> None:
+        """Wait while it has to leave, or to stay after all."""
+        while build in self._yielding:
+            self._changed.clear()
+            await self._changed.wait()
+
     async def _wait_for_room(self, loading: _Loading) -> None:
-        build = loading.build
-        while not loading.beside and self._obstacle(build) is not None:
-            if self._closed:
-                raise Draining
-            if build.versions == 0:
-                raise BackboneCold(f"the backbone {build.spec.name!r} is not served any more")
-            if not self.resident.make_way():
-                self._changed.clear()
-                await self._changed.wait()
+        build, leaving = loading.build, set[Build]()
+        try:
+            while not loading.beside and self._obstacle(build) is not None:
+                if self._closed:
+                    raise Draining
+                if build.versions == 0:
+                    raise BackboneCold(f"the backbone {build.spec.name!r} is not served any more")
+                if not self.resident.make_way():
+                    await self._ask_for_room(loading, leaving)
+        finally:
+            self._yielding -= leaving
+            self._changed.set()
         loading.has_room = True
         await self.resident.gone()  # or both would be in memory for a moment
+
+    async def _ask_for_room(self, loading: _Loading, leaving: set[Build]) -> None:
+        """Wait until something changed; when that takes long, one more of those in memory has to leave."""
+        fair_in = loading.began + FAIR_SECONDS - time.monotonic()
+        if fair_in <= 0 and not any(one.resident is not None for one in leaving):
+            asked = self.resident.least_recent(without=self._yielding)
+            if asked is not None:
+                leaving.add(asked)
+                self._yielding.add(asked)
+        self._changed.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(fair_in if fair_in > 0 else None):
+                await self._changed.wait()
 
     async def _opened(self, build: Build) -> tuple[Resident, Pace]:
         if self._closed:
@@ -226,6 +266,8 @@ class BuildShelf:
         return await in_own_thread(work)
 
     def _why_cold(self, build: Build) -> str:
+        if build in self._yielding:
+            return f"the backbone {build.spec.name!r} makes room for one that waited for long; try again"
         loading = self._loading.get(build)
         obstacle = self._obstacle(build)
         if loading is not None and not loading.has_room and obstacle is not None:
@@ -262,8 +304,9 @@ class BuildShelf:
 
     def _freed(self, build: Build) -> None:
         """The last hold on it ended. Who waits for room comes before whoever might lease it next."""
+        may_leave = build.resident is not None and not self.resident.outlasts(build)
         stuck = (one for one in self._loading.values() if not one.has_room and not one.beside)
-        if build.resident is not None and any(self._obstacle(one.build) is not None for one in stuck):
+        if may_leave and any(self._obstacle(one.build) is not None for one in stuck):
             self.resident.evict(build)
         self._consider(build)
 

@@ -84,12 +84,13 @@ class PoolSettings:
     def resolved(self, *, cuda: bool, cores: int | None = None) -> PoolSettings:
         """Every zero replaced by what suits this machine.
 
-        CPU: up to four executors, the cores divided among them (2 cores: 2 executors of 1 thread; 16
-        cores: 4 of 4). One batch on two threads waits for the slower of them at every operator, and
-        next to a busy event loop one of them is always the slower; two batches on one thread each
-        never wait for each other. MobileNetV2, 2 busy cores, 32 gRPC clients: 2 executors of 1 thread
-        gave 0.90 of the bare session's images per CPU second, 1 executor of 2 threads 0.57 (its waiting
-        thread spins). The size of a batch hardly matters on a CPU (within 5 % from 1 to 32).
+        CPU: an executor for each of up to four cores; beyond, the cores are divided among four to seven,
+        so that the fewest are left over (6 cores: 6 executors of 1 thread; 16: 4 of 4). One batch on two
+        threads waits for the slower of them at every operator, and next to a busy event loop one of them
+        is always the slower; two batches on one thread each never wait for each other. MobileNetV2, 2
+        busy cores, 32 gRPC clients: 2 executors of 1 thread gave 0.90 of the bare session's images per
+        CPU second, 1 executor of 2 threads 0.57 (its waiting thread spins). The size of a batch hardly
+        matters on a CPU (within 5 % from 1 to 32).
         A batch that has the machine to itself runs on a second session with a thread for each core.
 
         Threads that decode: one for each core. Beside the executors that is twice as many as cores, but
@@ -113,4 +114,6 @@ class PoolSettings:
 def _executors(threads: int, *, cuda: bool, cores: int) -> int:
     if cuda:
         return 2
-    return min(4, cores) if threads == 0 else max(1, cores // threads)
+    if threads:
+        return max(1, cores // threads)
+    return max(range(min(4, cores), min(7, cores) + 1), key=lambda count: (cores // count * count, -count))

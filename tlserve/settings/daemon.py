@@ -47,7 +47,7 @@ class Settings(LearningDefaults, BaseSettings):
         default=0, ge=0, description="Most GPU memory of one open backbone, in MiB; 0: no limit."
     )
     tensorrt: bool = Field(default=False, description="Run served backbones in TensorRT, on a GPU.")
-    threads: int = Field(default=0, ge=0, description="CPU threads of a backbone session; 0: one per core.")
+    threads: int = Field(default=0, ge=0, description="CPU threads of one batch; 0: by the machine.")
     settle_seconds: float = Field(
         default=0.5, ge=0, description="A model's folder must be quiet for this long."
     )
