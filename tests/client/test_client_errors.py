@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from tlserve.core import errors
 from tlserve.rpc.status import STATUS, status_of
 
 __all__ = ["ask"]
+
+GREETING_SECONDS = 0.7
+"""What the way to a slow server takes, once each way."""
 
 FAILING: list[tuple[tuple[Any, ...], type[errors.TlserveError], str]] = [
     (
@@ -136,3 +140,23 @@ def test_every_status_that_the_server_sends_has_a_branch_here(branch: type[error
     assert "the text" in str(back)
     assert not isinstance(back, ServerProblem)
     assert back.retryable == branch.retryable
+
+
+async def test_a_server_that_is_slow_to_greet_is_waited_for(running: Running) -> None:
+    """As one far away, or on a busy machine."""
+    host, _, port = running.address.rpartition(":")
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(GREETING_SECONDS)
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+
+    async def between(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        to_server = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(carry(reader, to_server[1]), carry(to_server[0], writer))
+
+    async with await asyncio.start_server(between, "127.0.0.1") as slow:
+        address = f"127.0.0.1:{slow.sockets[0].getsockname()[1]}"
+        async with AsyncClient(address) as client:
+            assert (await client.model(MODEL)).model == MODEL

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import resource
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.plugin_host.tiny import INFO, TinyBackbone, tiny_model, with_model
 from tests.support_build import tiny_build
-from tlserve.core.errors import BackboneProblem, BadInput, BuildMismatch, CorruptState
+from tlserve.core.errors import BackboneProblem, BadInput, BuildMismatch, CorruptState, StoreUnavailable
 from tlserve.core.precision import Precision
 from tlserve.core.types import Pixels, Rows
 from tlserve.images import ImageDecoder
@@ -98,6 +100,20 @@ def test_the_answer_of_an_int8_build_depends_on_nobody_else_and_on_no_thread(nan
     alone = np.concatenate([session.rows(seen[i : i + 1]) for i in range(9)])
     np.testing.assert_array_equal(alone, together)
     np.testing.assert_array_equal(session.rows(seen[::-1]), together[::-1])
+
+
+def test_a_full_disk_is_no_fault_of_the_graph(nano: Path, tmp_path: Path) -> None:
+    build = tmp_path / nano.name
+    shutil.copytree(nano, build)
+    few = pictures(read_build_spec(nano).image, 4)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, before[1]))
+    try:
+        with pytest.raises(StoreUnavailable, match="cannot write the build"):
+            reduce_build(build, INT8, few, CPU)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == [build]
 
 
 def test_a_reduced_build_is_a_build_of_its_own_beside_the_other(nano: Path, nano_int8: Path) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,7 +94,7 @@ def test_a_trial_that_cannot_be_kept_is_the_operators_business(tmp_path: Path) -
     with pytest.raises(CorruptState, match=SPEC_FILE):
         record_trial(tmp_path, TRIAL)
     write_build_spec(tmp_path, SPEC)
-    (tmp_path / f".{SPEC_FILE}.{os.getpid()}").mkdir()
+    (tmp_path / f".{SPEC_FILE}").mkdir()
     with pytest.raises(StoreUnavailable, match=SPEC_FILE):
         record_trial(tmp_path, TRIAL)
     assert read_build_spec(tmp_path) == SPEC

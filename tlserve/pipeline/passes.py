@@ -6,13 +6,14 @@ a pass may end anywhere: by a kill, a cancel or an error.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tlserve.core.errors import MassDisappearance, StrategyImpossible, TooFewClasses
+from tlserve.core.errors import BuildMismatch, MassDisappearance, StrategyImpossible, TooFewClasses
 from tlserve.core.head import Head, apply
 from tlserve.core.judge import Answers, Decision, judge
 from tlserve.core.lifecycle import Phase, Promotion
@@ -31,6 +32,8 @@ from tlserve.pipeline.workshop import Workshop
 from tlserve.pipeline.worth import check_trainable, fits_wish, keeps_tuned, relevant, same_work, waits
 from tlserve.release import Draft, LiveState, Manifest, Version
 from tlserve.training import TrainingCancelled
+
+log = logging.getLogger("tlserve.pipeline")
 
 
 def run_pass(job: PassJob, shop: Workshop, emit: Emit, cancelled: Callable[[], bool]) -> PassDone:
@@ -64,10 +67,12 @@ class _Pass:
         check_trainable(snapshot)
 
         live = self._shop.versions.load(job.model, state.live) if state.live is not None else None
+        # First, as it may settle the precision: a backbone that was tuned at another one is not wanted.
+        base = self._base.ready(snapshot, fresh=job.force).name
         if job.tuned is not None and not self._search.is_still_wanted(job.tuned):
             words = "the settings changed since the backbone was fine-tuned, so that is not used"
             return self.done("unchanged", words)
-        bench = self._bench(snapshot, live)
+        bench = self._bench(base, live)
         snapshot = self._extract(bench, snapshot)
         check_trainable(snapshot)
         study = self._search.is_wanted(snapshot)
@@ -149,14 +154,13 @@ class _Pass:
         )
         return snapshot
 
-    def _bench(self, snapshot: Snapshot, live: Version | None) -> Bench:
-        """The backbone at work; making its build the first time may take a while.
+    def _bench(self, base: str, live: Version | None) -> Bench:
+        """The backbone at work. base: digest of the build that the settings name.
 
-        Where the live version's backbone was fine-tuned from the one that the settings name, that one is
-        at work, unless the settings rule fine-tuning out.
+        Where the live version's backbone was fine-tuned from that one, the fine-tuned one is at work, unless
+        the settings rule fine-tuning out.
         """
         job = self._job
-        base = self._base.ready(snapshot, fresh=job.force).name
         if job.tuned is not None:
             return self._shop.bench(job.tuned)
         if live is not None and live.manifest.tuned_from == base and keeps_tuned(live, job.recipe):
@@ -204,18 +208,29 @@ class _Pass:
 
     def _judge(self, bench: Bench, snapshot: Snapshot, head: Head, live: Version | None) -> Decision:
         held_out = snapshot.on(Split.HELD_OUT)
-        truth = [image.label for image in held_out]
-        mine = self._answers(bench, head, held_out)
         theirs = None
         if live is not None:
             theirs_bench = self._shop.bench(live.manifest.build)
             if theirs_bench is not bench:
-                # Another backbone: its held-out rows may not be in its cache yet.
-                self._filler.images(theirs_bench, held_out)
+                held_out = self._with_rows(theirs_bench, held_out)
             theirs = self._answers(theirs_bench, live.head, held_out)
+        mine = self._answers(bench, head, held_out)
+        truth = [image.label for image in held_out]
         # What only looks for something better must not wear a model down, one small loss after the other.
         is_search = self._job.depth is Depth.FULL or self._job.tuned is not None
         return judge(truth, mine, theirs, replace(self._job.recipe.policy, must_not_lose=is_search))
+
+    def _with_rows(self, bench: Bench, images: tuple[LabelledImage, ...]) -> tuple[LabelledImage, ...]:
+        """Those that another build than the one at work has a row of, or gets one of now.
+
+        A build that this host does not reproduce, which is why another one is learnt on, gets none.
+        """
+        try:
+            self._filler.images(bench, images)
+        except BuildMismatch as exc:
+            log.warning("the live version is judged on the images that it knows from before: %s", exc)
+        missing = set(bench.store.missing([image.digest for image in images]))
+        return tuple(image for image in images if image.digest not in missing)
 
     def _answers(self, bench: Bench, head: Head, images: tuple[LabelledImage, ...]) -> Answers:
         rows = bench.store.read([image.digest for image in images], bench.spec.columns(head.taps))

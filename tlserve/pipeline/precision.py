@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tlserve.core.errors import TlserveError
+from tlserve.core.errors import TlserveError, Unavailable
 from tlserve.core.lifecycle import Phase
 from tlserve.core.messages import Recipe
 from tlserve.core.precision import (
@@ -30,6 +30,7 @@ from tlserve.pipeline.bench import Bench
 from tlserve.pipeline.filling import Filler
 from tlserve.pipeline.sampling import MOST_FOR_CALIBRATION, decoded, spread
 from tlserve.pipeline.telling import Cancelled, Teller
+from tlserve.pipeline.trial_mark import MOST_CUT_SHORT, TrialMark
 from tlserve.pipeline.workshop import Workshop
 from tlserve.plugin_api import LAST_TAP
 from tlserve.plugin_host import reduce_build
@@ -53,8 +54,6 @@ TIMED_SECONDS = 1.0
 FEWEST_TURNS = 5
 TIMED_ON_CPU, TIMED_ON_GPU = 8, 32
 """Images in a timed run: a batch as extraction and a busy server run it."""
-BEGUN_FILE = "trial.begun"
-"""In the fp32 build while a trial is under way: rows that it left are no sign of an older state."""
 
 
 class BaseBuild:
@@ -94,6 +93,8 @@ class BaseBuild:
                 self._enter(f"int8 waits for {FEWEST_FOR_CALIBRATION} training images; fp32 until then")
             return plain
         reduced = self._reduced(plain, precision, pictures)
+        # An earlier one may have been open: it was removed by hand, say.
+        self._shop.bench(reduced.name).rest()
         trial = read_build_spec(plain).trial
         if trial is not None and trial.chosen == precision:
             record_trial(reduced, trial)
@@ -115,44 +116,56 @@ class BaseBuild:
     def _decide(self, plain: Path, images: Sequence[LabelledImage]) -> None:
         """Record whether fp32 or something faster is learnt on from now on. Never fails a pass."""
         try:
-            trial = self._verdict(plain, images)
+            trial = self._shop.lost_trial(plain) or self._verdict(plain, images)
             chosen = self._shop.reduced(plain, Precision(trial.chosen))
             if chosen is not None:
                 record_trial(chosen, trial)
                 self._shop.bench(plain.name).rest()
             elif trial.tried:
-                self._shop.forget_reduced(plain, Precision(trial.tried))
+                self._forget(plain, Precision(trial.tried))
             # Last: until it stands here, nothing is decided.
             record_trial(plain, trial)
-            (plain / BEGUN_FILE).unlink(missing_ok=True)
+            TrialMark(plain).remove()
         except (TlserveError, OSError) as exc:
             log.warning("the precision of %r is left for the next pass: %s", self._recipe.backbone, exc)
             return
         log.info("backbone %r: %s", self._recipe.backbone, trial.reason)
         self._enter(trial.reason)
 
+    def _forget(self, plain: Path, precision: Precision) -> None:
+        """Give the space of what was tried in vain back. Where it cannot be told who is on it, it stays."""
+        try:
+            self._shop.forget_reduced(plain, precision)
+        except TlserveError as exc:
+            log.warning("the %s build of %r is kept: %s", precision.value, self._recipe.backbone, exc)
+
     def _verdict(self, plain: Path, images: Sequence[LabelledImage]) -> PrecisionTrial:
         """What is to be recorded. Raises those errors of ours that may pass, and what cancels."""
         device = self._shop.device
-        hardware, now = hardware_of(device), time.time()
-        n_rows = 0 if (plain / BEGUN_FILE).exists() else self._most_learnt(plain, images)
+        hardware, now, mark = hardware_of(device), time.time(), TrialMark(plain)
+        n_rows = 0 if mark.is_set else self._most_learnt(plain, images)
         if n_rows >= FEWEST_IMAGES:
-            reason = f"fp32 is kept: {n_rows:,} images had passed before there was a choice"
+            reason = f"fp32 is kept: {n_rows:,} images had passed in fp32 before this was tried"
             return undecidable(reason, hardware=hardware, decided_at=now)
         precision, why_not = rival(device)
         if precision is None:
             return undecidable(f"fp32: {why_not}", hardware=hardware, decided_at=now)
-        (plain / BEGUN_FILE).touch()
+        if mark.cut_short >= MOST_CUT_SHORT:
+            reason = f"fp32: {mark.cut_short} trials of {precision.value} ended with the trainer (memory?)"
+            return undecidable(reason, hardware=hardware, decided_at=now)
+        mark.begin()
         try:
             return self._tried(plain, precision, images)
         except (Cancelled, TrainingCancelled):
+            mark.set_aside()
             raise
         except Exception as exc:
             if isinstance(exc, TlserveError) and exc.retryable:
+                mark.set_aside()
                 raise  # a full disk, say: the next pass may do better
             if not isinstance(exc, TlserveError):
                 log.exception("the trial of %s failed", precision.value)
-            self._shop.forget_reduced(plain, precision)
+            self._forget(plain, precision)
             reason = f"fp32: {precision.value} could not be tried: {exc}"
             return undecidable(reason, hardware=hardware, decided_at=now)
 
@@ -166,6 +179,7 @@ class BaseBuild:
 
     def _tried(self, plain: Path, precision: Precision, images: Sequence[LabelledImage]) -> PrecisionTrial:
         pictures = self._pictures(plain, images)
+        _check_still_there(len(pictures), FEWEST_FOR_CALIBRATION)
         reduced = self._reduced(plain, precision, pictures)
         benches = self._shop.bench(plain.name), self._shop.bench(reduced.name)
         self._enter(f"trying {precision.value}: how fast it is")
@@ -177,6 +191,7 @@ class BaseBuild:
         if is_fast_enough(times):
             self._enter(f"trying {precision.value}: how accurate it is")
             sample = self._passed(benches, spread(images, MOST_IMAGES))
+            _check_still_there(len(sample), FEWEST_IMAGES)
             accuracies = self._accuracy(benches[0], sample), self._accuracy(benches[1], sample)
         return decided(
             precision,
@@ -208,6 +223,12 @@ class BaseBuild:
         self._teller.enter(Phase.EXTRACTING, note)
 
 
+def _check_still_there(n_images: int, fewest: int) -> None:
+    """Images that went away meanwhile, with a folder on a network, may come back: that decides nothing."""
+    if n_images < fewest:
+        raise Unavailable(f"only {n_images} of the images could be read")
+
+
 def rival(device: Device) -> tuple[Precision | None, str]:
     """What may be faster than fp32 on this device, or why nothing is."""
     if device.is_cuda:
@@ -227,7 +248,8 @@ def in_turns(
 ) -> tuple[float, float]:
     """Images per second of `plain`, and how many times as fast `tried` is: medians over runs in turns.
 
-    Whatever else the machine does meanwhile slows both sides of each ratio down.
+    On a CPU what counts is the processor time that a run takes: beside other work the longer of two runs is
+    interrupted far more often than the shorter, and by the clock 2.8 times as fast may look like 17 times.
     """
     batch = np.resize(pictures, (TIMED_ON_GPU if plain.device.is_cuda else TIMED_ON_CPU, *pictures.shape[1:]))
     _timed(plain, batch)
@@ -239,10 +261,13 @@ def in_turns(
     if not turns:
         return 0.0, 0.0
     slow, fast = np.array(turns).T
-    return float(len(batch) / np.median(slow)), float(np.median(slow / fast))
+    at_once = 1 if plain.device.is_cuda else plain.threads
+    return float(at_once * len(batch) / np.median(slow)), float(np.median(slow / fast))
 
 
 def _timed(session: BackboneSession, batch: Pixels) -> float:
-    began = time.perf_counter()
+    """Seconds; on a CPU, of all threads together."""
+    clock = time.perf_counter if session.device.is_cuda else time.process_time
+    began = clock()
     session.rows(batch)
-    return time.perf_counter() - began
+    return clock() - began

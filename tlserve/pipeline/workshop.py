@@ -11,15 +11,13 @@ from pathlib import Path
 
 from tlserve.core.backbones import Speed
 from tlserve.core.errors import BackboneProblem, CorruptState
-from tlserve.core.precision import Precision
+from tlserve.core.precision import Precision, PrecisionTrial
 from tlserve.ingest import Catalog
 from tlserve.pipeline.bench import Bench
-from tlserve.plugin_host import PluginHost, make_build
+from tlserve.plugin_host import PluginHost, is_whole, make_build
 from tlserve.release import VersionStore
 from tlserve.release.layout import StateLayout
 from tlserve.runtime import (
-    GRAPH_FILE,
-    SPEC_FILE,
     Device,
     build_digest,
     choose_device,
@@ -86,7 +84,7 @@ class Workshop:
         if fresh:
             self.plugins.reload()
             self._builds.pop(backbone, None)
-        if backbone not in self._builds:
+        if backbone not in self._builds or not is_whole(self._builds[backbone]):
             plugin = self.plugins.plugin_of(backbone)
             self._builds[backbone] = make_build(
                 self.plugins.load(backbone), plugin, self.layout.backbones, self.device
@@ -102,11 +100,19 @@ class Workshop:
         trial = read_build_spec(plain).trial
         return Precision.FP32 if trial is None else Precision(trial.chosen)
 
+    def lost_trial(self, plain: Path) -> PrecisionTrial | None:
+        """What was decided before this fp32 build was lost and made again: what was chosen then knows."""
+        for precision in (Precision.INT8, Precision.FP16):
+            folder = self.reduced(plain, precision)
+            trial = None if folder is None else read_build_spec(folder).trial
+            if trial is not None and trial.chosen == precision:
+                return trial
+        return None
+
     def reduced(self, plain: Path, precision: Precision) -> Path | None:
         """The folder of this fp32 build's sibling at another precision; None where there is none."""
         folder = _sibling(plain, precision)
-        is_there = folder != plain and (folder / SPEC_FILE).is_file() and (folder / GRAPH_FILE).is_file()
-        return folder if is_there else None
+        return folder if folder != plain and is_whole(folder) else None
 
     def settled(self, backbone: str, precision: Precision) -> Path:
         """The folder of the build that is learnt on at this setting: fp32 while there is no other.
@@ -188,12 +194,12 @@ class Workshop:
         return {self.versions.manifest(m, n).build for m in models for n in self.versions.versions(m)}
 
     def _remove(self, folder: Path) -> None:
-        """A build, its rows and its session."""
+        """A build, its rows and its session. Rows first: a build that a kill left without any is whole."""
         bench = self._benches.pop(folder.name, None)
         if bench is not None:
             bench.close()
-        shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(self.layout.features(folder.name), ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
     def bench(self, digest: str) -> Bench:
         """Session and cache of a build that is on disk, opened once."""

@@ -5,7 +5,8 @@ of the catalogue that carries its error; the process that asked goes on.
 """
 
 from tlserve.plugin_host.build import make_build
+from tlserve.plugin_host.folders import is_whole
 from tlserve.plugin_host.host import PluginHost
 from tlserve.plugin_host.reduce import reduce_build
 
-__all__ = ["PluginHost", "make_build", "reduce_build"]
+__all__ = ["PluginHost", "is_whole", "make_build", "reduce_build"]

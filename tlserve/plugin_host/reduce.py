@@ -7,6 +7,7 @@ only be the same everywhere, which its reference rows are for. Opens no plugin.
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ from tlserve.runtime import (
     write_build_spec,
 )
 
+COPIES_ON_DISK = 4
+"""Of a graph while it is converted: simplified, with shapes, reduced, published."""
+_BLOCK = bytes(2**20)
 _QUANTISED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
 
 
@@ -80,8 +84,17 @@ def _reduced(build: Path, scratch: Path, spec: BuildSpec, calibration: Pixels, w
     except (TlserveError, OSError):
         raise
     except Exception as exc:  # onnx, onnxruntime and its converters share no error class
+        # onnxruntime does not tell a full disk from a graph that it cannot write.
+        _check_room(scratch, COPIES_ON_DISK * (build / GRAPH_FILE).stat().st_size)
         raise BackboneProblem(f"{who}: the graph cannot be converted: {described(exc)}") from exc
     return reduced
+
+
+def _check_room(folder: Path, n_bytes: int) -> None:
+    """Raises OSError where the folder does not take so many bytes, which are gone afterwards."""
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        for _ in range(-(-n_bytes // len(_BLOCK))):
+            file.write(_BLOCK)
 
 
 def _is_quantised(model: Any) -> bool:

@@ -137,7 +137,7 @@ def record_trial(build: Path, trial: PrecisionTrial) -> None:
     Raises CorruptState when that file is unreadable, StoreUnavailable when it cannot be written.
     """
     spec = dataclasses.replace(read_build_spec(build), trial=trial)
-    scratch = build / f".{SPEC_FILE}.{os.getpid()}"
+    scratch = build / f".{SPEC_FILE}"
     try:
         _write_synced(scratch, spec.to_json())
         scratch.replace(build / SPEC_FILE)
