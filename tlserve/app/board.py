@@ -152,7 +152,8 @@ class Board:
 
     def _tell(self, model: str, kind: str, message: str, version: int | None = None) -> None:
         now = self.now(model)
-        alarming = kind == "problem" or now.phase in (Phase.FAILED, Phase.WAITING)
+        stuck = kind == "phase" and now.phase in (Phase.FAILED, Phase.WAITING)
+        alarming = kind == "problem" or stuck
         level = logging.WARNING if alarming else logging.INFO
         log.log(logging.DEBUG if kind in ("progress", "tuning") else level, "%s: %s", model, message)
         self._publish(

@@ -178,8 +178,8 @@ class Releases:
 
     async def number(self, model: str, version: str) -> int:
         """A version string as the number it names now: a decimal, `live`, `previous`, or empty (live)."""
-        state = await self._read(model)
         if version in ("", "live", "previous"):
+            state = await self._read(model)
             number = state.previous if version == "previous" else state.live
             if number is None:
                 raise NotReady(f"model {model!r} has no {version or 'live'} version")
