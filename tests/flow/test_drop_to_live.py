@@ -173,6 +173,7 @@ def test_the_exported_graph_alone_gives_the_answers_of_the_daemon(
         image_files = sorted((flowers.watch / "flowers" / "daisy").iterdir())[:5]
         with triton.InferenceServerClient(flowers.address) as client:
             answers = [ask(client, "flowers", file.read_bytes()) for file in image_files]
+        assert flowers.stop() == 0  # with its trainer, which has the rows open
 
     version = VersionStore(layout.models).load("flowers", 1)
     spec = read_build_spec(layout.backbones / version.manifest.build)
