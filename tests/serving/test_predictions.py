@@ -128,14 +128,14 @@ async def test_a_batch_holds_what_is_expected_to_run_within_the_target(stage: St
         assert pool.totals().batch_sizes == {7: 1}
 
 
-async def test_where_many_images_wait_a_batch_may_hold_an_eighth_of_them(stage: Stage) -> None:
+async def test_where_many_images_wait_a_batch_may_hold_a_quarter_of_them(stage: Stage) -> None:
     version, pixels = stage.version(), some_pixels(64)
     async with stage.pool(executors=1, batch_target_ms=1e-6) as pool:
         await go_live(pool, version)
         stage.check(await ask(pool, pixels), version, pixels)
         sizes = pool.totals().batch_sizes
-        assert max(sizes) == 8
-        assert sizes[1] == 15
+        assert max(sizes) == 16
+        assert sizes[1] == 7
 
 
 async def test_a_mixed_batch_on_a_build_of_reduced_precision_gives_each_model_its_own_answers(

@@ -7,7 +7,6 @@ import contextlib
 import functools
 import logging
 import signal
-import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Sequence
@@ -47,10 +46,6 @@ log = logging.getLogger("tlserve.app")
 SAME_SIGNAL_SECONDS = 0.5
 """Shells and supervisors send one signal to a process and again to its group: that is one request to stop."""
 
-SWITCH_SECONDS = 0.0005
-"""How long a thread that wants Python's lock waits before it asks for it: a tenth of the default. A core that
-has just finished a batch stands still meanwhile. Measured: 5 % off the median answer and off the CPU time."""
-
 Tell = Callable[[ModelEvent], None]
 
 
@@ -70,7 +65,6 @@ def serve(settings: Settings, on_started: Callable[[Started], None] | None = Non
     Raises OperatorError when it cannot start: a state directory in use, an address taken.
     """
     set_up_logging(settings.log_level)
-    sys.setswitchinterval(SWITCH_SECONDS)
     asyncio.run(_run_until_signalled(settings, on_started))
     return 0
 

