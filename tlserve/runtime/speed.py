@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import platform
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from tlserve.core.backbones import BACKBONE_ALONE, Speed, SpeedOf, newest_speeds
 from tlserve.runtime.devices import Device, usable_cores
 from tlserve.runtime.probe import gpu_count, gpu_name
+from tlserve.runtime.processor import this_processor
 from tlserve.runtime.session import BackboneSession
 
 SPEED_FILE = "speed.json"
@@ -123,9 +123,5 @@ def _measured(session: BackboneSession, size: int, seconds: float) -> Speed:
 
 
 def _cpu_name() -> str:
-    model = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        model = next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
     cores = usable_cores()
-    return f"{model}, {cores} core{'s' if cores > 1 else ''}"
+    return f"{this_processor().name}, {cores} core{'s' if cores > 1 else ''}"
