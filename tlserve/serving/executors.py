@@ -14,6 +14,7 @@ from tlserve.core.errors import TlserveError, Unavailable
 from tlserve.core.head import answers
 from tlserve.core.types import Pixels, Rows
 from tlserve.plugin_api import ImageSpec
+from tlserve.serving.outbox import Outbox
 from tlserve.serving.queue import Batch, RowQueue, Slice, Ticket
 from tlserve.serving.served import ServedVersion
 
@@ -46,13 +47,17 @@ class BatchRunner:
         self._max_batch, self._device = max_batch, device
         self._buffers: dict[tuple[int, int], Pixels] = {}
 
-    def run(self, batch: Batch) -> BatchRun:
-        """Answer every slice in its ticket. Errors come back in the result: they belong to the requests."""
+    def run(self, batch: Batch, before: Callable[[], None] = lambda: None) -> BatchRun:
+        """Answer every slice in its ticket. Errors come back in the result: they belong to the requests.
+
+        before: called once the session has all it needs, right before Python's lock is given up to it.
+        """
         taken = time.perf_counter_ns()
         ordered = sorted(batch.slices, key=lambda part: id(part.ticket.served))
         try:
             pixels = self._pixels(batch, ordered)
             filled = time.perf_counter_ns()
+            before()
             rows = batch.build.run(pixels, device=self._device, alone=batch.alone)
             inferred = time.perf_counter_ns()
             _apply_heads(ordered, rows)
@@ -102,33 +107,43 @@ class Executors:
         self._queue, self._make_runner, self._deliver = queue, make_runner, deliver
         self._count, self._n_devices = count, n_devices
         self._threads: list[threading.Thread] = []
+        self._outbox: Outbox[BatchRun] | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._outbox = Outbox(loop, self._deliver)
         for index in range(self._count * self._n_devices):
             turn, device = divmod(index, self._n_devices)
             name = f"tlserve-executor-{turn}-on-{device}"
-            thread = threading.Thread(target=self._work, args=(loop, device), name=name, daemon=True)
+            thread = threading.Thread(target=self._work, args=(self._outbox, device), name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
 
-    def join(self) -> None:
-        """Blocks until the batches under way are done; the queue must be closed."""
+    async def stop(self) -> None:
+        """Wait for the batches under way and deliver them; the queue must be closed."""
+        await asyncio.to_thread(self._join)
+        if self._outbox is not None:
+            self._outbox.close()
+
+    def _join(self) -> None:
         for thread in self._threads:
             thread.join()
 
-    def _work(self, loop: asyncio.AbstractEventLoop, device: int) -> None:
+    def _work(self, outbox: Outbox[BatchRun], device: int) -> None:
         runner = self._make_runner(device)
-        while self._work_once(loop, runner, device):
+        while self._work_once(outbox, runner, device):
             pass
 
-    def _work_once(self, loop: asyncio.AbstractEventLoop, runner: BatchRunner, device: int) -> bool:
-        """In a function of its own, so that a thread which waits keeps nothing of its last batch alive."""
-        batch = self._queue.take(device)
+    def _work_once(self, outbox: Outbox[BatchRun], runner: BatchRunner, device: int) -> bool:
+        """In a function of its own, so that a thread which waits keeps nothing of its last batch alive.
+
+        What ran is announced when this thread has nothing more to do with Python's lock for a while:
+        as the next batch enters its session, or before waiting for one.
+        """
+        batch = self._queue.take(device, before_waiting=outbox.ring)
         if batch is None:
             return False
-        run = runner.run(batch)
+        outbox.post(runner.run(batch, before=outbox.ring))
         self._queue.done(device)
-        loop.call_soon_threadsafe(self._deliver, run)
         return True
 
 

@@ -101,7 +101,7 @@ class InferencePool:
         for ticket in self._queue.close():
             if not ticket.answered.done():
                 ticket.answered.set_exception(Draining())
-        await asyncio.to_thread(self._executors.join)
+        await self._executors.stop()
         await asyncio.to_thread(self._decoding.close)
         await self._registry.close()
         await self._shelf.close()

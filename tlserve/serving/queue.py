@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -192,10 +192,11 @@ class RowQueue:
                     # Nobody holds its build for it any more: no executor may come across it.
                     del self._lines[ticket.served.build]
 
-    def take(self, device: int = 0) -> Batch | None:
+    def take(self, device: int = 0, *, before_waiting: Callable[[], None] = lambda: None) -> Batch | None:
         """Wait for work (on a thread of that device) and take a batch of it; None once closed.
 
-        Every batch that was taken ends with `done`.
+        Every batch that was taken ends with `done`. before_waiting: called, with the line's lock held,
+        whenever there is nothing to take.
         """
         with self._changed:
             while not self._closed:
@@ -205,6 +206,7 @@ class RowQueue:
                     if self._lines and len(self._idle) > 1:
                         self._changed.notify_all()  # some may have let this device go first
                     return batch
+                before_waiting()
                 self._idle[device] += 1
                 self._changed.wait()
                 self._idle[device] -= 1
