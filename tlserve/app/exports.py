@@ -19,8 +19,9 @@ from tlserve.schedule import Scheduler
 log = logging.getLogger("tlserve.exports")
 
 RETRY_SECONDS = (1.0, 5.0, 30.0, 300.0)
-REST_SECONDS = 3.0
-"""Between two exports of one model: twenty swaps a second are not worth twenty graphs a second."""
+REST_SECONDS, LONGEST_REST_SECONDS = 3.0, 30.0
+"""Between two exports of one model, doubled while LIVE goes on changing: twenty swaps a second are not worth
+twenty graphs a second, nor one every three, for each takes most of a second of a core."""
 
 Wanted = tuple[int, tuple[int, ...]]
 """The live version, and the pinned ones."""
@@ -52,11 +53,12 @@ class Exporter:
             return
         changed = self._following[model] = asyncio.Event()
         try:
-            exported = None
+            exported, rest = None, self._rest_seconds
             while (wanted := _exported_of(self._state(model))) is not None and wanted != exported:
                 changed.clear()
                 exported = wanted if await self._export(model, wanted, changed) else None
-                await asyncio.sleep(self._rest_seconds)
+                await asyncio.sleep(rest)
+                rest = min(2 * rest, LONGEST_REST_SECONDS)
         finally:
             del self._following[model]
 

@@ -85,6 +85,10 @@ class PassDone:
     """Seconds spent in each phase."""
     study: bool = False
     """Whether a pass at full depth, in the background, may find a better version."""
+    refine: bool = False
+    """Whether what was published is a fast version, which the full recipe may better."""
+    more: bool = False
+    """Whether the folder holds images that this pass left for the next one to read."""
     tune: bool = False
     """Whether the state directory holds the order of a fine-tuning, or a result, that is to be taken up."""
 

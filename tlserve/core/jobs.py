@@ -26,6 +26,12 @@ class Recipe:
     """Whether a better version is looked for in the background once one is live."""
     precision: Precision = Precision.AUTO
     """In which numbers the backbone is computed."""
+    instant: bool = True
+    """Whether a change is first answered by the best head that can be had at once."""
+    instant_budget_seconds: float = 1.0
+    """What learning that head may take."""
+    first_images: int = 2_000
+    """Of a model without a version: the first is learnt from so many images; 0: from all there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,11 @@ class PassJob:
     """Train even when nothing changed since the last version."""
     noticed_at: float | None = None
     """Unix time of the first change behind this pass."""
+    settled_at: float | None = None
+    """Unix time at which the folder was quiet enough for it."""
+    touched: tuple[str, ...] | None = None
+    """Files and folders, relative to the model's, that are all that changed since the pass before; None: look
+    at everything."""
     depth: Depth = Depth.QUICK
     tuned: str | None = None
     """Digest of the fine-tuned build to learn on and to judge, when this pass follows a fine-tuning."""

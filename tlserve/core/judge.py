@@ -24,6 +24,7 @@ Z95_TWO_SIDED = 1.959964
 Z95_ONE_SIDED = 1.644854
 SIGNIFICANT = 0.05
 SIGNIFICANT_AMONG_FEW = 0.1
+_TINY = 1e-12
 
 Verdict = Literal["promote", "hold"]
 Evidence = Literal["first", "weak", "strong"]
@@ -41,6 +42,8 @@ class Policy:
     """No class may fall under this recall, unless the live version is no better there."""
     must_not_lose: bool = False
     """Of a candidate on the same images as the live version: nothing speaks for it if it is not as good."""
+    must_gain: bool = False
+    """Of a candidate that refines the live version: it must be better, or as often right and surer of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +133,12 @@ class Comparison:
     lower: float
     chance: float
     """How likely a coin, thrown for each image on which they disagree, is to treat the candidate as badly."""
+    loss_saved: float = 0.0
+    """By how much the candidate's mean log loss is lower, in nats."""
+
+    @property
+    def is_gain(self) -> bool:
+        return self.difference > 0 or (self.difference == 0 and self.loss_saved > 0)
 
     def is_slight(self, max_drop: float) -> bool:
         """Whether the measured loss is within `max_drop`, or a single image, which weighs more than
@@ -172,6 +181,7 @@ def compare(truth: Sequence[str], candidate: Answers, live: Answers) -> Comparis
         difference=difference,
         lower=lower,
         chance=chance,
+        loss_saved=_log_loss(theirs, live, both, shared) - _log_loss(ours, candidate, both, shared),
     )
 
 
@@ -187,6 +197,12 @@ def rule(versus: Comparison | None, fallen: Sequence[ClassResult], policy: Polic
     if fallen:
         names = ", ".join(f"{c.label} ({c.recall:.0%})" for c in fallen)
         verdict, why = "hold", f"recall under the floor of {policy.recall_floor:.0%} for {names}"
+    elif policy.must_gain and not versus.is_gain:
+        verdict, why = "hold", "no better than the fast version that it refines"
+    elif policy.must_gain and versus.difference == 0:
+        verdict, why = "promote", "as often right as the fast version, and surer of it"
+    elif policy.must_gain:
+        verdict, why = "promote", "better than the fast version that it refines"
     elif policy.must_not_lose and versus.difference < 0:
         verdict, why = "hold", "not as good, and learnt from the same images"
     elif evidence == "weak" and versus.chance < SIGNIFICANT_AMONG_FEW:
@@ -222,6 +238,16 @@ def hits(
         choices = columns_of(among, answers.labels)
         best = choices[answers.probabilities[np.ix_(rows, choices)].argmax(axis=1)]
     return np.asarray(best == columns[rows], dtype=bool)
+
+
+def _log_loss(
+    columns: Columns, answers: Answers, rows: npt.NDArray[np.bool_], among: Sequence[str]
+) -> float:
+    """Mean negative log probability of the true label among these labels, over the chosen rows."""
+    choices = columns_of(among, answers.labels)
+    shared = answers.probabilities[np.ix_(rows, choices)].astype(np.float64)
+    own = answers.probabilities[rows, columns[rows]].astype(np.float64)
+    return float(-np.log(np.maximum(own / np.maximum(shared.sum(axis=1), _TINY), _TINY)).mean())
 
 
 def paired_difference(

@@ -45,6 +45,8 @@ class Strategy(StrEnum):
 class Depth(StrEnum):
     """How much one pass looks for."""
 
+    INSTANT = "instant"
+    """The best head that can be had within a second or so of a change; a quick pass refines it."""
     QUICK = "quick"
     """The plan of the version before it: seconds after a drop."""
     ROWS = "rows"

@@ -73,6 +73,13 @@ class Snapshot:
     files_seen: int = 0
     files_opened: int = 0
     """How many files the reconcile had to read; 0 when nothing changed."""
+    n_unread: int = 0
+    """Files that are left for the next reconcile to read, as only a part was wanted now."""
+    based_on: str | None = None
+    """Id of an earlier snapshot of which it is known what differs; None when it is not."""
+    added: tuple[LabelledImage, ...] = ()
+    """What it has and `based_on` has not; an image of another class or side now is in both lists."""
+    removed: tuple[LabelledImage, ...] = ()
     _counts: dict[str, int] = field(default_factory=dict, compare=False, repr=False)
 
     @property

@@ -55,6 +55,10 @@ class Draft:
     """What it was trained with."""
     tuned_from: str | None = None
     """The build that `build` was fine-tuned from."""
+    instant: bool = False
+    """Whether it is a fast version, which the full recipe may better."""
+    full_plan: Plan | None = None
+    """Of a fast version: what the full recipe goes by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,8 @@ class Manifest:
     plan: Plan | None = None
     """None in what older releases wrote: a softmax head on the last tap."""
     tuned_from: str | None = None
+    instant: bool = False
+    full_plan: Plan | None = None
 
     @property
     def created_iso(self) -> str:
@@ -154,6 +160,8 @@ def manifest_of(model: str, version: int, draft: Draft, head: Head, head_sha256:
         recipe=dict(draft.recipe),
         plan=draft.plan,
         tuned_from=draft.tuned_from,
+        instant=draft.instant,
+        full_plan=draft.full_plan,
     )
 
 
@@ -170,8 +178,9 @@ def manifest_from_json(data: bytes) -> Manifest:
             raise ValueError("written in another format, by another release of tlserve")
         for name in ("taps", "labels"):
             raw[name] = _strings(raw[name])
-        if raw.get("plan") is not None:
-            raw["plan"] = from_json(Plan, raw["plan"])
+        for name in ("plan", "full_plan"):
+            if raw.get(name) is not None:
+                raw[name] = from_json(Plan, raw[name])
         manifest = Manifest(**raw)
         _check_types(manifest)
     except (KeyError, TypeError, AttributeError) as exc:
@@ -192,6 +201,7 @@ _TYPES: dict[type | tuple[type, ...], tuple[str, ...]] = {
     (int, float, type(None)): ("accuracy", "accuracy_low", "accuracy_high", "noticed_at"),
     (int, type(None)): ("judged_against",),
     (str, type(None)): ("tuned_from",),
+    bool: ("instant",),
     dict: ("counts", "timeline", "recipe"),
 }
 _VERDICTS: tuple[Literal["promote", "hold"], ...] = ("promote", "hold")

@@ -54,6 +54,15 @@ class LearningDefaults(BaseModel):
         allow_inf_nan=False,
         description="Disk that fine-tuning may use to cache activations.",
     )
+    instant: bool = Field(
+        default=True, description="Answer a change by the best head that is had at once, then refine it."
+    )
+    instant_budget_seconds: float = Field(
+        default=1.0, gt=0, allow_inf_nan=False, description="What learning that head may take."
+    )
+    first_images: int = Field(
+        default=2_000, ge=0, description="Images that a model's first version is learnt from; 0: all."
+    )
     study: bool = Field(
         default=True, description="Look for a better version in the background once one is live."
     )
@@ -73,6 +82,9 @@ class LearningOverrides(BaseModel):
     tune_epochs: int | None = Field(default=None, ge=1)
     tune_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     activation_cache_gb: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    instant: bool | None = None
+    instant_budget_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    first_images: int | None = Field(default=None, ge=0)
     study: bool | None = None
 
 

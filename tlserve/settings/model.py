@@ -80,4 +80,7 @@ def recipe_for(
         wish=wish_of(how),
         study=how.study,
         precision=chosen(file.precision, settings.precision),
+        instant=how.instant,
+        instant_budget_seconds=how.instant_budget_seconds,
+        first_images=how.first_images,
     )
