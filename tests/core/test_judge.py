@@ -187,3 +187,26 @@ def test_a_search_for_something_better_must_not_lose_an_image() -> None:
     assert (lost.verdict, "not as good" in lost.reason) == ("hold", True)
     assert judge(truth, answers(2), answers(2), search).verdict == "promote"
     assert judge(truth, answers(1), answers(2), search).verdict == "promote"
+
+
+def test_a_refinement_must_be_better_or_as_often_right_and_surer() -> None:
+    truth = ["a"] * 20 + ["b"] * 20
+    own = np.where(np.array(truth) == "a", 0, 1)
+
+    def answers(wrong: int, sure: float) -> Answers:
+        chosen = np.where(np.arange(40) >= wrong, own, 1 - own)
+        return Answers(("a", "b"), np.where(np.eye(2)[chosen] == 1, sure, 1 - sure).astype(np.float32))
+
+    refines, fast = Policy(must_gain=True), answers(2, 0.8)
+    assert judge(truth, answers(1, 0.8), fast, refines).verdict == "promote"
+    assert judge(truth, answers(2, 0.9), fast, refines).verdict == "promote"
+    for no_better in (answers(2, 0.8), answers(2, 0.7), answers(3, 0.9)):
+        held = judge(truth, no_better, fast, refines)
+        assert (held.verdict, "no better than the fast version" in held.reason) == ("hold", True)
+
+
+def test_a_refinement_is_compared_on_the_classes_that_both_know() -> None:
+    truth = ["a", "b", "c"] * 12
+    sure = Answers(("a", "b", "c"), np.eye(3, dtype=np.float32)[np.arange(36) % 3])
+    fast = Answers(("a", "b"), np.full((36, 2), 0.5, np.float32))
+    assert judge(truth, sure, fast, Policy(must_gain=True)).verdict == "promote"

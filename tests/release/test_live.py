@@ -37,6 +37,13 @@ def test_a_promotion_makes_the_old_one_previous() -> None:
     assert state.history[-1] == LiveChange(2, 7.0, "better", 1.5)
 
 
+def test_a_rollback_after_a_refinement_leads_to_what_answered_before_the_fast_version() -> None:
+    fast = promoted(after(1), 2, 7.0, "fast")
+    state = promoted(fast, 3, 8.0, "better than the fast one", refines=True)
+    assert (state.live, state.previous, state.promoted) == (3, 1, (1, 2, 3))
+    assert rolled_back(state, 9.0).live == 1
+
+
 def test_promoting_the_live_version_again_changes_nothing() -> None:
     assert promoted(after(1, 2), 2, 9.0, "told twice") == after(1, 2)
 
@@ -115,3 +122,11 @@ def test_retention(
     numbers: Sequence[int], state: LiveState, keep: int, leased: list[int], retired: list[int]
 ) -> None:
     assert versions_to_retire(list(numbers), state, keep_versions=keep, leased=leased) == retired
+
+
+def test_fast_versions_that_were_superseded_go_before_older_ones() -> None:
+    state = after(1, 2, 3, 4, 5, 6)
+    gone = versions_to_retire([1, 2, 3, 4, 5, 6], state, keep_versions=4, leased=[], fast=[3, 5])
+    # Version 5 is the previous one: it stays whatever it is.
+    assert gone == [3]
+    assert versions_to_retire([1, 2, 3, 4, 5, 6], state, keep_versions=3, leased=[], fast=[2, 3]) == [1, 2, 3]

@@ -138,7 +138,9 @@ class Releases:
             loaded = await self._load(model, version)
             now = time.time()
             seconds = None if noticed_at is None else max(0.0, now - noticed_at)
-            new = promoted(state, version, now, reason, drop_to_live_seconds=seconds)
+            live = self.live_manifest(model)
+            refines = live is not None and live.is_refined_by(loaded[0])
+            new = promoted(state, version, now, reason, drop_to_live_seconds=seconds, refines=refines)
             return await self._commit(new, loaded, reason, seconds)
 
     async def roll_back(self, model: str) -> LiveState:

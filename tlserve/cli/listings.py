@@ -120,7 +120,7 @@ def versions_listing(found: Sequence[VersionLine]) -> Listing:
     headings = ("version", "state", "accuracy", "images", "classes", "drop to live", "created")
     rows = [
         (
-            f"{one.version}{' pinned' if one.pinned else ''}",
+            f"{one.version}{' pinned' if one.pinned else ''}{' fast' if one.instant else ''}",
             wording.state(one.state),
             wording.share(one.accuracy),
             f"{one.images:,}",
@@ -131,8 +131,15 @@ def versions_listing(found: Sequence[VersionLine]) -> Listing:
         for one in found
     ]
     right = ("accuracy", "images", "classes", "drop to live")
-    reasons = [f"{one.reason} (backbone {one.backbone})" for one in found]
+    reasons = [f"{one.reason} (backbone {one.backbone}){_timeline(one)}" for one in found]
     return Listing(headings, rows, "reason", reasons, right)
+
+
+def _timeline(one: VersionLine) -> str:
+    """Where the seconds from the drop to the answer went, of versions that a drop brought."""
+    if one.drop_to_live_seconds is None:
+        return ""
+    return "; " + ", ".join(f"{step} {wording.seconds(spent)}" for step, spent in one.timeline.items())
 
 
 def _say_problems(found: Sequence[ModelSummary]) -> None:

@@ -87,6 +87,8 @@ def read_version(line: v1.VersionLine) -> VersionLine:
         reason=line.reason,
         drop_to_live_seconds=optional(line, "drop_to_live_seconds"),
         pinned=line.pinned,
+        instant=line.instant,
+        timeline={step.name: step.seconds for step in line.timeline},
     )
 
 

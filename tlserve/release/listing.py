@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tlserve.core.lifecycle import version_state
+from tlserve.core.timeline import steps
 from tlserve.release.live import LiveState
 from tlserve.release.manifest import Manifest, VersionRow
 
@@ -23,6 +24,8 @@ def row_of(manifest: Manifest, state: LiveState) -> VersionRow:
         reason="; ".join(dict.fromkeys(filter(None, reasons))),
         drop_to_live_seconds=drops[0] if drops else None,
         pinned=manifest.version in state.pinned,
+        instant=manifest.instant,
+        timeline=steps(manifest.timeline, drops[0] if drops else None),
     )
 
 

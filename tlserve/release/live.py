@@ -50,16 +50,26 @@ class LiveState:
 
 
 def promoted(
-    state: LiveState, version: int, at: float, reason: str, *, drop_to_live_seconds: float | None = None
+    state: LiveState,
+    version: int,
+    at: float,
+    reason: str,
+    *,
+    drop_to_live_seconds: float | None = None,
+    refines: bool = False,
 ) -> LiveState:
-    """`version` goes live; the one that was live becomes previous. The live one again changes nothing."""
+    """`version` goes live; the one that was live becomes previous. The live one again changes nothing.
+
+    refines: it was learnt from the same images as the live one, only better: a rollback should lead to what
+    answered before both.
+    """
     if version == state.live:
         return state
     change = LiveChange(version, at, reason, drop_to_live_seconds)
     return replace(
         state,
         live=version,
-        previous=state.live,
+        previous=state.previous if refines else state.live,
         promoted=(*(n for n in state.promoted if n != version), version),
         history=(*state.history, change)[-HISTORY_LIMIT:],
     )

@@ -94,6 +94,15 @@ class Manifest:
     full_plan: Plan | None = None
 
     @property
+    def recipe_plan(self) -> Plan | None:
+        """What the full recipe on the same images goes by, or went by."""
+        return self.full_plan if self.instant else self.plan
+
+    def is_refined_by(self, other: Manifest) -> bool:
+        """Whether this is a fast version and `other` the full recipe's from the same images."""
+        return self.instant and not other.instant and self.snapshot_id == other.snapshot_id
+
+    @property
     def created_iso(self) -> str:
         """When it was published, ISO 8601 in UTC, to the second."""
         return datetime.fromtimestamp(self.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -131,6 +140,10 @@ class VersionRow:
     reason: str
     drop_to_live_seconds: float | None
     pinned: bool
+    instant: bool = False
+    """Whether it is a fast version, made before the full recipe."""
+    timeline: dict[str, float] = field(default_factory=dict)
+    """Seconds that each step took, from the change to the answer; see `core.timeline`."""
 
 
 def manifest_of(model: str, version: int, draft: Draft, head: Head, head_sha256: str) -> Manifest:

@@ -7,16 +7,23 @@ what its own crashes may have left. The daemon imports this module: no onnx, tor
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tlserve.core.errors import BadModelName, CorruptState, StoreUnavailable, UnknownVersion
+from tlserve.core.errors import (
+    BadModelName,
+    CorruptState,
+    StoreUnavailable,
+    TlserveError,
+    UnknownVersion,
+)
 from tlserve.core.head import Head
 from tlserve.core.types import check_model_name
 from tlserve.release.disk import fill_folder, replace_file, store_errors, sync_folder
@@ -223,12 +230,23 @@ class VersionStore:
         """Delete what `versions_to_retire` names; returns the numbers, ascending."""
         folder = self._folder(model)
         numbers = self.versions(model)
-        gone = versions_to_retire(numbers, self.live(model), keep_versions=keep_versions, leased=leased)
+        state = self.live(model)
+        fast = self._fast(model, numbers) if len(numbers) > keep_versions else ()
+        gone = versions_to_retire(numbers, state, keep_versions=keep_versions, leased=leased, fast=fast)
         with store_errors(folder, "retire versions in"):
             for number in gone:
                 (folder / str(number)).rename(folder / f"{_RETIRING}{number}-{uuid.uuid4().hex}")
             _remove_leftovers(folder, _RETIRING)
         return gone
+
+    def _fast(self, model: str, numbers: Sequence[int]) -> list[int]:
+        """Those of these versions that are fast ones; of a damaged one nobody knows."""
+        found = []
+        for number in numbers:
+            with contextlib.suppress(TlserveError):
+                if self.manifest(model, number).instant:
+                    found.append(number)
+        return found
 
     # -- paths
 

@@ -94,6 +94,10 @@ class VersionLine:
     reason: str
     drop_to_live_seconds: float | None
     pinned: bool = False
+    instant: bool = False
+    """Whether it is a fast version, made before the full recipe."""
+    timeline: Mapping[str, float] = field(default_factory=dict)
+    """Seconds that each step took, from the change to the answer; see `core.timeline`."""
 
 
 @dataclass(frozen=True, slots=True)

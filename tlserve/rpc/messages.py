@@ -82,6 +82,8 @@ def version_line(line: VersionLine) -> v1.VersionLine:
         reason=line.reason,
         drop_to_live_seconds=line.drop_to_live_seconds,
         pinned=line.pinned,
+        instant=line.instant,
+        timeline=[v1.Step(name=name, seconds=seconds) for name, seconds in line.timeline.items()],
     )
 
 

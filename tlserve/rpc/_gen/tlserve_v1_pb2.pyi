@@ -146,7 +146,7 @@ class ListVersionsResponse(_message.Message):
     def __init__(self, versions: _Optional[_Iterable[_Union[VersionLine, _Mapping]]] = ...) -> None: ...
 
 class VersionLine(_message.Message):
-    __slots__ = ("version", "state", "images", "classes", "accuracy", "backbone", "created", "reason", "drop_to_live_seconds", "pinned")
+    __slots__ = ("version", "state", "images", "classes", "accuracy", "backbone", "created", "reason", "drop_to_live_seconds", "pinned", "instant", "timeline")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
@@ -157,6 +157,8 @@ class VersionLine(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     DROP_TO_LIVE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     PINNED_FIELD_NUMBER: _ClassVar[int]
+    INSTANT_FIELD_NUMBER: _ClassVar[int]
+    TIMELINE_FIELD_NUMBER: _ClassVar[int]
     version: int
     state: str
     images: int
@@ -167,7 +169,17 @@ class VersionLine(_message.Message):
     reason: str
     drop_to_live_seconds: float
     pinned: bool
-    def __init__(self, version: _Optional[int] = ..., state: _Optional[str] = ..., images: _Optional[int] = ..., classes: _Optional[_Iterable[str]] = ..., accuracy: _Optional[float] = ..., backbone: _Optional[str] = ..., created: _Optional[str] = ..., reason: _Optional[str] = ..., drop_to_live_seconds: _Optional[float] = ..., pinned: _Optional[bool] = ...) -> None: ...
+    instant: bool
+    timeline: _containers.RepeatedCompositeFieldContainer[Step]
+    def __init__(self, version: _Optional[int] = ..., state: _Optional[str] = ..., images: _Optional[int] = ..., classes: _Optional[_Iterable[str]] = ..., accuracy: _Optional[float] = ..., backbone: _Optional[str] = ..., created: _Optional[str] = ..., reason: _Optional[str] = ..., drop_to_live_seconds: _Optional[float] = ..., pinned: _Optional[bool] = ..., instant: _Optional[bool] = ..., timeline: _Optional[_Iterable[_Union[Step, _Mapping]]] = ...) -> None: ...
+
+class Step(_message.Message):
+    __slots__ = ("name", "seconds")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    seconds: float
+    def __init__(self, name: _Optional[str] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class GetReportRequest(_message.Message):
     __slots__ = ("model", "version", "html")
