@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from tlserve.core.errors import BadImage, DeadlinePassed, Draining
 from tlserve.core.types import Pixels
 from tlserve.images import ImageDecoder
 from tlserve.plugin_api import ImageSpec
+from tlserve.serving.outbox import Outbox
 from tlserve.serving.queue import Images
 
 T = TypeVar("T")
@@ -27,6 +29,11 @@ class DecodePool:
         self._workers, self._max_pixels = workers, max_pixels
         self._closed = False
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="tlserve-decode")
+        self._outbox: Outbox[_Done] | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """On the loop that will ask."""
+        self._outbox = Outbox(loop, _settle)
 
     async def prepare(
         self, images: Sequence[bytes] | Pixels, spec: ImageSpec, deadline: float | None
@@ -61,25 +68,60 @@ class DecodePool:
                     job.cancel()
         return decoded
 
-    def close(self) -> None:
-        """Blocks until the images being decoded are done; requests with waiting ones get Draining."""
+    async def close(self) -> None:
+        """Wait until the images being decoded are done; requests with waiting ones get Draining."""
         self._closed = True
-        self._threads.shutdown(cancel_futures=True)
+        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
+        if self._outbox is not None:
+            self._outbox.close()
 
     async def _run(self, work: Callable[[], T], deadline: float | None) -> T:
+        outbox = self._outbox
+        if self._closed or outbox is None:
+            raise Draining
         loop = asyncio.get_running_loop()
+        answered: asyncio.Future[T] = loop.create_future()
 
-        def unless_too_late() -> T:
-            if deadline is not None and loop.time() >= deadline:
-                raise DeadlinePassed("the deadline passed before the image was decoded")
-            return work()
+        def unless_too_late() -> None:
+            try:
+                if deadline is not None and loop.time() >= deadline:
+                    raise DeadlinePassed("the deadline passed before the image was decoded")
+                done = _Done(answered, work(), None)
+            except Exception as exc:
+                done = _Done(answered, None, exc)
+            outbox.post(done)
+            outbox.ring()
 
+        job = self._threads.submit(unless_too_late)
+        # A job that no thread will take any more leaves nobody waiting.
+        job.add_done_callback(lambda job: job.cancelled() and loop.call_soon_threadsafe(answered.cancel))
         try:
-            return await loop.run_in_executor(self._threads, unless_too_late)
-        except (asyncio.CancelledError, RuntimeError) as exc:
+            return await answered
+        except asyncio.CancelledError as exc:
             if self._closed:
                 raise Draining from exc
             raise
+        finally:
+            job.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What a thread made of a job, or why it could not."""
+
+    answered: asyncio.Future[Any]
+    result: Any
+    error: Exception | None
+
+
+def _settle(done: _Done) -> None:
+    """On the loop."""
+    if done.answered.done():
+        return
+    if done.error is not None:
+        done.answered.set_exception(done.error)
+    else:
+        done.answered.set_result(done.result)
 
 
 def _decode(decoder: ImageDecoder, index: int, data: bytes) -> npt.NDArray[np.uint8]:

@@ -31,6 +31,7 @@ class Outbox(Generic[T]):
         self._loop = loop
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         loop.add_reader(self._bell, self._rung)
+        self._is_open = True
 
     def post(self, done: T) -> None:
         self._posts.append(done)
@@ -41,9 +42,11 @@ class Outbox(Generic[T]):
             _eventfd_write(self._bell, 1)
 
     def close(self) -> None:
-        """Deliver what is left. No thread may ring any more."""
-        self._loop.remove_reader(self._bell)
-        os.close(self._bell)
+        """Deliver what is left. No thread may ring any more. Closing twice is harmless."""
+        if self._is_open:
+            self._is_open = False
+            self._loop.remove_reader(self._bell)
+            os.close(self._bell)
         self._deliver_all()
 
     def _rung(self) -> None:

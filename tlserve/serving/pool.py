@@ -83,7 +83,9 @@ class InferencePool:
 
     async def start(self) -> None:
         """Start the executors; predictions may be asked from now on."""
-        self._executors.start(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        self._decoding.start(loop)
+        self._executors.start(loop)
 
     async def drain(self, seconds: float) -> bool:
         """Refuse new leases (Draining) and wait for those under way; False if some outlast `seconds`."""
@@ -102,7 +104,7 @@ class InferencePool:
             if not ticket.answered.done():
                 ticket.answered.set_exception(Draining())
         await self._executors.stop()
-        await asyncio.to_thread(self._decoding.close)
+        await self._decoding.close()
         await self._registry.close()
         await self._shelf.close()
 
