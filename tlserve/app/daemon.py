@@ -24,6 +24,7 @@ from tlserve.app.processes import trainer_command, tuner_command
 from tlserve.app.releases import Releases, servable, stored
 from tlserve.app.tunings import Tunings
 from tlserve.core.errors import StoreUnavailable, Superseded, TlserveError
+from tlserve.core.lifecycle import Phase
 from tlserve.core.messages import (
     CompareJob,
     Event,
@@ -35,6 +36,7 @@ from tlserve.core.messages import (
     SnapshotTaken,
     TrainerReady,
 )
+from tlserve.core.plan import Depth
 from tlserve.ingest import FolderWatcher
 from tlserve.observe import Metrics, MetricsServer
 from tlserve.release import VersionStore
@@ -226,7 +228,7 @@ class Daemon:
 
         self.watcher = FolderWatcher(
             self.watch,
-            lambda model, noticed_at: in_loop(self.scheduler.changed, model, noticed_at),
+            functools.partial(in_loop, self.scheduler.changed),
             settle_seconds=settings.settle_seconds,
             max_wait_seconds=settings.max_wait_seconds,
             polling=settings.polling,
@@ -285,6 +287,10 @@ class Daemon:
                 await self.releases.retire(done.model)
         await self.releases.heal(done.model)
         self.board.ended(done)
+        if done.more:
+            self.scheduler.go_on(done.model, request.noticed_at)
+        elif done.refine:
+            self.scheduler.refine(done.model)
         if done.study:
             self.scheduler.study(done.model)
         if done.tune:
@@ -299,6 +305,7 @@ class Daemon:
                 judged_against=done.judged_against,
                 reason=done.reason,
                 noticed_at=request.noticed_at,
+                publishing_seconds=done.timeline.get(Phase.PUBLISHING.value),
             )
         except Superseded as exc:
             # A person decided during the pass. Where the judge still decides, it compares again.
@@ -315,15 +322,19 @@ class Daemon:
     def _make_job(self, request: PassRequest) -> PassJob:
         """On a thread: it reads model.toml. Raises SettingsError."""
         self.folders.read_settings(request.model)
+        recipe = self.recipe(request.model)
+        is_slow = request.depth is Depth.INSTANT and not recipe.instant
         return PassJob(
             request.job_id,
             request.model,
             str(self.watch / request.model),
-            self.recipe(request.model),
+            recipe,
             accept_deletions=request.accept_deletions,
             force=request.force,
             noticed_at=request.noticed_at,
-            depth=request.depth,
+            settled_at=request.settled_at,
+            touched=None if request.touched is None else tuple(sorted(request.touched)),
+            depth=Depth.QUICK if is_slow else request.depth,
             tuned=request.tuned,
         )
 

@@ -18,6 +18,7 @@ def trainer_command(settings: Settings, state: Path, *, niceness: int = TRAINER_
     command = [sys.executable, "-m", "tlserve.pipeline", "--state", str(state)]
     device = read_device_choice(settings.device).first
     command += ["--device", device, "--threads", str(settings.threads), "--niceness", str(niceness)]
+    command += ["--gram-cache-mb", str(settings.gram_cache_mb)]
     for folder in settings.plugin_folders:
         command += ["--plugin-folder", str(folder.absolute())]
     return command

@@ -25,6 +25,7 @@ from tlserve.release import (
     pinned,
     promoted,
     rolled_back,
+    timeline_of,
     with_backbone,
     with_promotion,
     without_retired,
@@ -122,12 +123,20 @@ class Releases:
             return await self._commit(new, await self._load(model, version), reason, None)
 
     async def go_live_as_judged(
-        self, model: str, version: int, *, judged_against: int | None, reason: str, noticed_at: float | None
+        self,
+        model: str,
+        version: int,
+        *,
+        judged_against: int | None,
+        reason: str,
+        noticed_at: float | None,
+        publishing_seconds: float | None = None,
     ) -> LiveState:
         """Make `version` live on the judge's word, if that still stands.
 
-        noticed_at: Unix time of the change behind it. Raises as `go_live`, and Superseded when another
-        version went live since the judge compared, or a person took the decision over meanwhile.
+        noticed_at: Unix time of the change behind it. publishing_seconds: what writing the version took.
+        Raises as `go_live`, and Superseded when another version went live since the judge compared, or a
+        person took the decision over meanwhile.
         """
         async with self._changing[model]:
             state = await self._read(model)
@@ -140,7 +149,15 @@ class Releases:
             seconds = None if noticed_at is None else max(0.0, now - noticed_at)
             live = self.live_manifest(model)
             refines = live is not None and live.is_refined_by(loaded[0])
-            new = promoted(state, version, now, reason, drop_to_live_seconds=seconds, refines=refines)
+            new = promoted(
+                state,
+                version,
+                now,
+                reason,
+                drop_to_live_seconds=seconds,
+                publishing_seconds=None if seconds is None else publishing_seconds,
+                refines=refines,
+            )
             return await self._commit(new, loaded, reason, seconds)
 
     async def roll_back(self, model: str) -> LiveState:
@@ -232,9 +249,14 @@ class Releases:
         self.failures.pop(model, None)
         self._metrics.live_version.labels(model).set(new.live)
         self._metrics.swaps.labels(model).inc()
+        took = ""
         if seconds is not None:
             self._metrics.drop_to_live.labels(model).observe(seconds)
-        took = f", {seconds:.1f} s after the change" if seconds is not None else ""
+            way = timeline_of(manifest, new.history[-1])
+            for step, spent in way.items():
+                self._metrics.drop_to_live_steps.labels(model, step).observe(spent)
+            told = ", ".join(f"{step} {spent:.2f}" for step, spent in way.items())
+            took = f", {seconds:.2f} s after the change ({told})"
         self._board.said(model, "swap", f"version {new.live} is live{took}: {reason}", new.live)
         self._export(model)
         await self._retire(model)

@@ -240,9 +240,7 @@ def hits(
     return np.asarray(best == columns[rows], dtype=bool)
 
 
-def _log_loss(
-    columns: Columns, answers: Answers, rows: npt.NDArray[np.bool_], among: Sequence[str]
-) -> float:
+def _log_loss(columns: Columns, answers: Answers, rows: npt.NDArray[np.bool_], among: Sequence[str]) -> float:
     """Mean negative log probability of the true label among these labels, over the chosen rows."""
     choices = columns_of(among, answers.labels)
     shared = answers.probabilities[np.ix_(rows, choices)].astype(np.float64)

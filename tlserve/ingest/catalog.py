@@ -11,7 +11,8 @@ import contextlib
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +25,8 @@ OK = "ok"
 JOBS_KEPT = 1000
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 10.0
+MOST_ASKED_SINGLY = 5_000
+"""For more than so many sides, all are read at once."""
 
 _SCHEMA = """
 CREATE TABLE images (
@@ -86,6 +89,8 @@ class Change:
     moved: Sequence[KnownFile] = ()
     """Files known under another path, with the path they have now."""
     gone: Sequence[str] = ()
+    taken: Iterable[str] = ()
+    """Paths with which a snapshot was built for the first time."""
     sides: Mapping[str, tuple[Split, str]] | None = None
     """digest -> (side, group) of images that had none."""
 
@@ -98,6 +103,7 @@ class Catalog:
     ) -> None:
         """clock: Unix seconds, for what is recorded."""
         self._path, self._clock = path, clock
+        self._commits: Counter[str] = Counter()
         with self._translated():
             mode = "ro" if read_only else "rwc"
             self._db = sqlite3.connect(
@@ -152,11 +158,14 @@ class Catalog:
         with self._transaction():
             self._insert(model, files)
 
-    def sides(self, model: str) -> dict[str, Split]:
-        """The side of every image that ever got one, by digest."""
+    def sides(self, model: str, digests: Collection[str] | None = None) -> dict[str, Split]:
+        """The side of every image that ever got one, by digest; or of some images, those that have one."""
+        query = "SELECT digest, side FROM sides WHERE model = ?"
         with self._translated():
-            rows = self._db.execute("SELECT digest, side FROM sides WHERE model = ?", (model,))
-            return {digest: _SPLITS[side] for digest, side in rows}
+            if digests is None or len(digests) > MOST_ASKED_SINGLY:
+                return {digest: _SPLITS[side] for digest, side in self._db.execute(query, (model,))}
+            found = (self._db.execute(f"{query} AND digest = ?", (model, one)).fetchone() for one in digests)
+            return {row[0]: _SPLITS[row[1]] for row in found if row is not None}
 
     def groups(self, model: str) -> dict[str, Split]:
         """The side of every group of near duplicates; of a group on both, the training side."""
@@ -192,7 +201,10 @@ class Catalog:
                 "DELETE FROM images WHERE model = ? AND path = ?", ((model, p) for p in change.gone)
             )
             self._insert(model, change.moved)
-            db.execute("UPDATE images SET taken = 1 WHERE model = ? AND taken = 0", (model,))
+            db.executemany(
+                "UPDATE images SET taken = 1 WHERE model = ? AND path = ? AND taken = 0",
+                ((model, path) for path in change.taken),
+            )
             db.executemany(
                 "INSERT OR IGNORE INTO sides VALUES (?, ?, ?, ?)",
                 (
@@ -201,6 +213,11 @@ class Catalog:
                 ),
             )
             self._record(snapshot)
+        self._commits[model] += 1
+
+    def commits(self, model: str) -> int:
+        """How often this model was committed here: who remembers another number missed one."""
+        return self._commits[model]
 
     def record_snapshot(self, snapshot: Snapshot) -> None:
         """Note that this is the newest snapshot of its model; the same one twice is noted once."""

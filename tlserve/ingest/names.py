@@ -5,6 +5,8 @@ Pure functions of names; nothing here touches the disk.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from tlserve.core.types import MODEL_NAME
 
 SETTINGS_FILE = "model.toml"
@@ -51,6 +53,14 @@ def is_utf8(name: str) -> bool:
 def printable(name: str) -> str:
     """`name` with bytes that are not UTF-8 written as \\xNN: safe in messages, JSON and protobuf."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def above(path: str) -> Iterator[str]:
+    """The folders that `path` lies in, the outermost first; not the model's own."""
+    end = path.find("/")
+    while end >= 0:
+        yield path[:end]
+        end = path.find("/", end + 1)
 
 
 def label_of(path: str) -> str:

@@ -40,8 +40,8 @@ class Unread:
     opened: bool = True
 
 
-Judged = Mapping[str, KnownFile]
-"""By digest: files whose content was judged before, so that a copy need not be decoded again."""
+Judged = Callable[[str], KnownFile | None]
+"""By digest: a file whose content was judged before, so that a copy need not be decoded again."""
 
 
 class FileReader:
@@ -84,7 +84,7 @@ class FileReader:
         return self._judge(path, after, hashlib.sha256(data).hexdigest(), data)
 
     def _judge(self, path: str, stamp: Stamp, digest: str, data: bytes | None) -> KnownFile:
-        known = self._judged.get(digest) if digest else None
+        known = self._judged(digest) if digest else None
         if known is not None and judgement_holds(known, self._max_pixels):
             return KnownFile(path, *stamp, digest, known.verdict, known.fingerprint, known.n_pixels)
         if data is None:

@@ -2,22 +2,27 @@
 
 Events are hints, this is the truth. A file whose path, size, mtime, ctime and inode are unchanged is
 not opened, nor one that merely lies in another folder; everything else is read and named by its content.
+
+A look at everything and one at the paths that were touched are the same but for what is walked over: both
+find what changed, and the snapshot follows from the one before and from that.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tlserve.core.errors import MassDisappearance
 from tlserve.core.types import Problem, Snapshot
 from tlserve.images import DEFAULT_MAX_PIXELS
-from tlserve.ingest.catalog import OK, Catalog, Change, KnownFile
-from tlserve.ingest.reading import FileReader, Unread, judgement_holds
-from tlserve.ingest.taking import snapshot_id, take
-from tlserve.ingest.walk import Stamp, Walk, walk
+from tlserve.ingest.catalog import Catalog, Change, KnownFile
+from tlserve.ingest.knowledge import Knowledge, Learnt
+from tlserve.ingest.memory import FolderMemory
+from tlserve.ingest.reading import FileReader, Unread
+from tlserve.ingest.sorting import sort
+from tlserve.ingest.walk import Stamp, Walk, walk, walk_touched
 
 FEWEST_TO_DISAPPEAR = 4
 """A model with fewer images loses most of them by ordinary work; only a vanished folder is held there."""
@@ -42,6 +47,9 @@ def reconcile(
     folder: Path,
     rules: ScanRules,
     *,
+    memory: FolderMemory | None = None,
+    touched: Collection[str] | None = None,
+    most_unread: int = 0,
     accept_deletions: bool = False,
     workers: int = 2,
     on_progress: Callable[[int, int], None] | None = None,
@@ -49,109 +57,93 @@ def reconcile(
 ) -> Snapshot:
     """Bring the catalog up to date with `folder` and return the snapshot of its usable images.
 
-    on_progress(done, total): files read, of those that must be; called from this thread.
+    memory: what the look before left behind, so that this one costs what changed; it holds what the next
+    one needs, or nothing where this one fails. The snapshot then says how it differs from the one before.
+    touched: paths relative to the folder (of files and folders, new, changed, moved or gone) that are all
+    that changed since the memory's last look; None, or without a memory of that: everything is looked at.
+    Where links are followed, everything is looked at always.
+    most_unread: read at most so many files, spread evenly over the classes, and leave the others for the
+    next look (`Snapshot.n_unread`); 0: read all.
+    on_progress(done, total): files read, of those that are to be; called from this thread.
     Fewer than two usable classes is no error here: the problems say why.
 
     Raises MassDisappearance when the folder is gone, or more than half of the images it had are, unless
     `accept_deletions`; ReconcileCancelled; StoreUnavailable or CorruptState from the catalog. In each
     case what the last snapshot was taken from stays known as it was.
     """
-    known = catalog.files(model)
-    found = _walk(folder, rules, model=model, known=known, accept_deletions=accept_deletions)
-    sorting = _sort(found, known, rules.max_pixels)
-    reader = FileReader(folder, max_pixels=rules.max_pixels, judged=_judged(known) if sorting.to_read else {})
+    memory = FolderMemory() if memory is None else memory
+    known = memory.take(_identity(catalog, model, folder, rules))
+    if known is None:
+        known = Knowledge(catalog.files(model))
+    found = _walk(folder, rules, touched, model=model, known=known, accept_deletions=accept_deletions)
+    sorting = sort(found, known, max_pixels=rules.max_pixels, most_unread=most_unread)
+    judged = known.judged() if sorting.to_read else {}.get
+    reader = FileReader(folder, max_pixels=rules.max_pixels, judged=judged)
     read = _read(
         catalog, model, reader, sorting.to_read, workers=workers, on_progress=on_progress, cancelled=cancelled
     )
 
-    present = {**sorting.unchanged, **read.files}
-    held = read.unread.keys() & known.keys()
-    gone = [path for path in known if path not in present and path not in held]
+    learnt = known.learn(found, sorting, read.files, read.stalled, read.vanished)
     if not accept_deletions:
-        _check_disappearance(model, known, present, gone)
-    usable = [present[path] for path in sorted(present) if present[path].verdict == OK]
-    taken = take(usable, found.classes, catalog.sides(model), lambda: catalog.groups(model))
-    problems = [
-        *found.problems,
-        *(Problem("unreadable", path, reason) for path, reason in read.unread.items()),
-        *(Problem("bad_image", path, file.verdict) for path, file in present.items() if file.verdict != OK),
-        *taken.problems,
-    ]
+        _check_disappearance(model, learnt)
+    taken = known.taking.take(
+        learnt.voices,
+        catalog.sides(model, learnt.voices.speaking),
+        lambda newcomers, tallies: known.give_sides(newcomers, tallies, lambda: catalog.groups(model)),
+    )
     snapshot = Snapshot(
         model=model,
-        snapshot_id=snapshot_id(taken.images),
+        snapshot_id=taken.snapshot_id,
         images=taken.images,
-        problems=tuple(sorted(problems, key=lambda problem: (problem.kind, problem.where))),
-        files_seen=len(found.files),
+        problems=tuple(sorted(known.problems(), key=lambda problem: (problem.kind, problem.where))),
+        files_seen=known.n_files(),
         files_opened=read.n_opened,
+        n_unread=len(known.waiting),
+        based_on=taken.based_on,
+        added=taken.added,
+        removed=taken.removed,
+        _counts=taken.counts,
     )
-    catalog.commit(snapshot, Change(sorting.moved, gone, taken.new_sides))
+    catalog.commit(snapshot, Change(sorting.moved, learnt.gone, learnt.untaken, taken.new_sides))
+    memory.keep(known, _identity(catalog, model, folder, rules))
     return snapshot
 
 
+def _identity(catalog: Catalog, model: str, folder: Path, rules: ScanRules) -> Hashable:
+    """What a memory is of: not of a folder put in the place of another, nor of a catalog changed since."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return object()  # like nothing else
+    return catalog, catalog.commits(model), model, str(folder), status.st_dev, status.st_ino, rules
+
+
 def _walk(
-    folder: Path, rules: ScanRules, *, model: str, known: dict[str, KnownFile], accept_deletions: bool
+    folder: Path,
+    rules: ScanRules,
+    touched: Collection[str] | None,
+    *,
+    model: str,
+    known: Knowledge,
+    accept_deletions: bool,
 ) -> Walk:
     try:
-        return walk(folder, follow_symlinks=rules.follow_symlinks)
+        if touched is None or not known.is_complete or rules.follow_symlinks:
+            return walk(folder, follow_symlinks=rules.follow_symlinks)
+        return walk_touched(folder, {*touched, *known.in_doubt()}, known.around.classes)
     except (FileNotFoundError, NotADirectoryError):
-        n_images = sum(bool(file.taken) and file.verdict == OK for file in known.values())
-        if n_images and not accept_deletions:
-            raise MassDisappearance(model=model, before=n_images, now=0) from None
-        return Walk(problems=(Problem("unreadable", ".", "the model's folder does not exist"),))
-
-
-@dataclass(slots=True)
-class _Sorting:
-    unchanged: dict[str, KnownFile] = field(default_factory=dict)
-    """By the path they have now; those in `moved` among them."""
-    moved: list[KnownFile] = field(default_factory=list)
-    to_read: dict[str, Stamp] = field(default_factory=dict)
-
-
-def _sort(found: Walk, known: dict[str, KnownFile], max_pixels: int) -> _Sorting:
-    """Which files are known as they are, and which must be read."""
-    sorting = _Sorting()
-    unknown: dict[str, Stamp] = {}
-    for path, stamp in found.files.items():
-        file = known.get(path)
-        if file is not None and file[1:5] == stamp:
-            sorting.unchanged[path] = file
-        else:
-            unknown[path] = stamp
-    # Renaming a folder leaves the files' own stats alone: equal inode and nanoseconds, equal content.
-    by_stamp = {file.stamp: file for file in known.values()} if unknown else {}
-    for path, stamp in unknown.items():
-        file = by_stamp.get(stamp)
-        if file is None:
-            sorting.to_read[path] = stamp
-        else:
-            moved = file._replace(path=path, taken=0)
-            sorting.moved.append(moved)
-            sorting.unchanged[path] = moved
-    for path, file in list(sorting.unchanged.items()):
-        if not judgement_holds(file, max_pixels):
-            sorting.to_read[path] = file.stamp
-            del sorting.unchanged[path]
-    for path, file in known.items():
-        if path not in found.files and any(_inside(path, folder) for folder in found.unlisted):
-            sorting.unchanged[path] = file
-    return sorting
-
-
-def _inside(path: str, folder: str) -> bool:
-    return not folder or path.startswith(folder + "/")
-
-
-def _judged(known: dict[str, KnownFile]) -> dict[str, KnownFile]:
-    return {file.digest: file for file in known.values() if file.digest}
+        if known.n_taken and not accept_deletions:
+            raise MassDisappearance(model=model, before=known.n_taken, now=0) from None
+        missing = Problem("unreadable", ".", "the model's folder does not exist")
+        return Walk(odd={".": missing})
 
 
 @dataclass(slots=True)
 class _Read:
-    files: dict[str, KnownFile] = field(default_factory=dict)
-    unread: dict[str, str] = field(default_factory=dict)
-    """Path -> why. Files that vanished meanwhile are in neither."""
+    files: list[KnownFile] = field(default_factory=list)
+    stalled: dict[str, str] = field(default_factory=dict)
+    """Path -> why it gave nothing."""
+    vanished: list[str] = field(default_factory=list)
     n_opened: int = 0
 
 
@@ -173,14 +165,15 @@ def _read(
     kept_at = time.monotonic()
     results: Iterable[KnownFile | Unread] = reader.read_all(to_read, workers=workers, cancelled=cancelled)
     for done, result in enumerate(results, start=1):
-        if isinstance(result, Unread):
-            read.n_opened += result.opened
-            if result.reason is not None:
-                read.unread[result.path] = result.reason
-        else:
+        if isinstance(result, KnownFile):
             read.n_opened += bool(result.digest)
-            read.files[result.path] = result
+            read.files.append(result)
             chunk.append(result)
+        elif result.reason is None:
+            read.vanished.append(result.path)
+        else:
+            read.n_opened += result.opened
+            read.stalled[result.path] = result.reason
         if len(chunk) >= KEEP_EVERY_FILES or time.monotonic() - kept_at >= KEEP_EVERY_SECONDS:
             catalog.add_read(model, chunk)
             chunk, kept_at = [], time.monotonic()
@@ -192,22 +185,8 @@ def _read(
     return read
 
 
-def _check_disappearance(
-    model: str, known: dict[str, KnownFile], present: dict[str, KnownFile], gone: Sequence[str]
-) -> None:
-    """Raise MassDisappearance when more than half of what was taken before is nowhere now.
-
-    Content counts, not paths: a renamed folder loses nothing. Nor does replaced content disappear: a
-    person put something else there.
-    """
-    before = [file for file in known.values() if file.taken and file.verdict == OK]
-    if len(before) < FEWEST_TO_DISAPPEAR or not gone:
-        return
-    contents = {file.digest for file in present.values()}
-    lost = sum(
-        1
-        for path in gone
-        if (file := known[path]).taken and file.verdict == OK and file.digest not in contents
-    )
-    if 2 * lost > len(before):
-        raise MassDisappearance(model=model, before=len(before), now=len(before) - lost)
+def _check_disappearance(model: str, learnt: Learnt) -> None:
+    """Raise MassDisappearance when more than half of what was taken before is nowhere now."""
+    before, lost = learnt.n_taken_before, learnt.n_lost
+    if before >= FEWEST_TO_DISAPPEAR and 2 * lost > before:
+        raise MassDisappearance(model=model, before=before, now=before - lost)

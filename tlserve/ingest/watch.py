@@ -29,9 +29,9 @@ from tlserve.ingest.events import (
     check_coverage,
     open_source,
 )
-from tlserve.ingest.names import model_touched
-from tlserve.ingest.settle import SettleTimer
-from tlserve.ingest.walk import model_folders
+from tlserve.ingest.models import model_folders
+from tlserve.ingest.names import SETTINGS_FILE, is_utf8, model_touched
+from tlserve.ingest.settle import Settled, SettleTimer
 
 CHECK_SECONDS = 1.0
 """How often the root and the observer's threads are looked after."""
@@ -45,17 +45,19 @@ log = logging.getLogger(__name__)
 
 
 class FolderWatcher:
-    """Calls `on_ready(model, noticed_at)` when a model may have changed and has settled.
+    """Calls `on_ready(model, noticed_at, touched)` when a model may have changed and has settled.
 
-    noticed_at: Unix time of the first change. A model whose folder is new, gone or moved counts as
-    changed, and so does one whose `model.toml` is. Models that exist at start() are not announced.
+    noticed_at: Unix time of the first change. touched: the files and folders that changed, relative to
+    the model's folder, verbatim; a folder stands for all it holds, and of what was moved both places are
+    named. None: anything may have changed. A model whose folder is new, gone or moved counts as changed,
+    and so does one whose `model.toml` is. Models that exist at start() are not announced.
     All callbacks come from one thread of the watcher; none comes after stop() has returned.
     """
 
     def __init__(
         self,
         watch: Path,
-        on_ready: Callable[[str, float], None],
+        on_ready: Callable[[str, float, frozenset[str] | None], None],
         *,
         settle_seconds: float = 0.5,
         max_wait_seconds: float = 10.0,
@@ -118,9 +120,9 @@ class FolderWatcher:
                 hinted, ready = self._wait(next_check)
                 for model in hinted:
                     self._tell(partial(self._on_hint, model))
-                for model, noticed_at in ready:
-                    self._models.add(model)
-                    self._tell(partial(self._on_ready, model, noticed_at))
+                for settled in ready:
+                    self._models.add(settled.model)
+                    self._tell(partial(self._on_ready, *settled))
                 if self._clock() >= next_check:
                     try:
                         self._look_after()
@@ -134,7 +136,7 @@ class FolderWatcher:
             self._drop_source()
             self._report(WatchStatus("none", "stopped", False))
 
-    def _wait(self, until: float) -> tuple[list[str], list[tuple[str, float]]]:
+    def _wait(self, until: float) -> tuple[list[str], list[Settled]]:
         """Sleep until something is to be told, at most until the next check."""
         with self._wake:
             if not self._stopping and not self._hinted:
@@ -240,23 +242,34 @@ class FolderWatcher:
 
     def _changed(self, event: FileSystemEvent) -> None:
         paths = [event.src_path, event.dest_path] if event.event_type == "moved" else [event.src_path]
+        growing = _growing(event)
         with self._wake:
             self._folders_changed |= event.is_directory
             for path in map(os.fsdecode, paths):
-                model = model_touched(path.removeprefix(self._prefix), is_directory=event.is_directory)
-                if model is None:
-                    continue
-                if event.is_directory or event.event_type == "attrib":
-                    self._note(model)
-                elif event.event_type in ("created", "modified") and not event.is_synthetic:
-                    self._note(model, opened=path)
-                else:
-                    self._note(model, closed=path)
+                relative = path.removeprefix(self._prefix)
+                model = model_touched(relative, is_directory=event.is_directory)
+                if model is not None:
+                    self._note(model, self._sure_of(relative.partition("/")[2]), growing=growing)
 
-    def _note(self, model: str, *, opened: str | None = None, closed: str | None = None) -> None:
-        if self._timer.changed(model, opened=opened, closed=closed):
+    def _sure_of(self, path: str) -> str | None:
+        """`path`, if a change there says that nothing else of its model changed with it; or None.
+
+        Polling cannot say so: it compares what it saw a second apart.
+        """
+        certain = path not in ("", SETTINGS_FILE) and is_utf8(path) and self._status.kind == "inotify"
+        return path if certain else None
+
+    def _note(self, model: str, path: str | None = None, *, growing: bool | None = None) -> None:
+        if self._timer.changed(model, path, growing=growing):
             self._hinted.append(model)
             self._wake.notify_all()
-        elif closed is not None and self._clock() + (self._timer.seconds_left() or 0.0) < self._sleeps_until:
+        elif growing is False and self._clock() + (self._timer.seconds_left() or 0.0) < self._sleeps_until:
             # A closed file may bring the end of the wait forward.
             self._wake.notify_all()
+
+
+def _growing(event: FileSystemEvent) -> bool | None:
+    """True for a file that may still be written, False for one complete or gone; None: not a word on that."""
+    if event.is_directory or event.event_type == "attrib":
+        return None
+    return event.event_type in ("created", "modified") and not event.is_synthetic

@@ -13,7 +13,8 @@ from prometheus_client.registry import Collector
 
 from tlserve.core.errors import OperatorError
 
-DROP_TO_LIVE_BUCKETS = (0.5, 1, 2, 3, 5, 8, 13, 20, 30, 60, 120, 300, 900, 3600)
+DROP_TO_LIVE_BUCKETS = (0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 8, 13, 20, 30, 60, 120, 300, 900, 3600)
+STEP_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 20, 60, 300)
 
 
 class Metrics:
@@ -54,6 +55,13 @@ class Metrics:
             "From the first noticed change to the version that answers.",
             ["model"],
             buckets=DROP_TO_LIVE_BUCKETS,
+            registry=self.registry,
+        )
+        self.drop_to_live_steps = Histogram(
+            "tlserve_drop_to_live_step_seconds",
+            "What each step on the way from a change to its version took.",
+            ["model", "step"],
+            buckets=STEP_BUCKETS,
             registry=self.registry,
         )
         self.requests = Counter(

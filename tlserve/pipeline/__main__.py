@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from tlserve.pipeline.channel import Channel
-from tlserve.pipeline.options import TrainerOptions
+from tlserve.pipeline.options import GRAM_CACHE_MB, TrainerOptions
 from tlserve.pipeline.trainer import Trainer
 from tlserve.pipeline.tuner import Tuner
 
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--plugin-folder", type=Path, action="append", default=[])
+    parser.add_argument("--gram-cache-mb", type=int, default=GRAM_CACHE_MB)
     parser.add_argument("--niceness", type=int, default=0, help="added to the process's niceness")
     parser.add_argument("--role", choices=("trainer", "tuner"), default="trainer")
     given = parser.parse_args()
@@ -46,6 +47,7 @@ def main() -> None:
         device=given.device,
         threads=given.threads,
         plugin_folders=tuple(given.plugin_folder),
+        gram_cache_mb=given.gram_cache_mb,
     )
     channel.listen()
     if given.role == "tuner":

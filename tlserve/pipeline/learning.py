@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,12 +20,15 @@ from tlserve.core.strategy import Choice
 from tlserve.core.types import Features, LabelledImage, Snapshot, Split
 from tlserve.pipeline.bench import Bench
 from tlserve.pipeline.choosing import choose_strategy
+from tlserve.pipeline.fast import FastHeads, Footing
 from tlserve.pipeline.filling import Filler
 from tlserve.pipeline.telling import Teller
 from tlserve.pipeline.workshop import Workshop
 from tlserve.plugin_api import LAST_TAP
-from tlserve.training import Examples, OutOfFold, TrainedHead, judged_on, train
+from tlserve.training import Examples, OutOfFold, TrainedHead, judged_on, predicted_seconds, train
 
+DIRECT_SHARE = 0.3
+"""Of the budget of a fast head: a plan that takes no longer is carried out at once."""
 FEWEST_JUDGES = 10
 FEW_VIEWS = 256
 """A quick pass makes this many missing views at most; the next passes, or a study, make the rest."""
@@ -44,6 +47,12 @@ class Learned:
     plan: Plan
     notes: dict[str, Any] = field(default_factory=dict)
     choice: Choice | None = None
+    full_plan: Plan | None = None
+    """What the full recipe goes by, where this head is only the best that was to be had at once."""
+
+    @property
+    def is_fast(self) -> bool:
+        return self.full_plan is not None
 
 
 class Learner:
@@ -57,13 +66,18 @@ class Learner:
         filler: Filler,
         teller: Teller,
         *,
-        groups: Sequence[int],
+        groups: Callable[[], Sequence[int]],
         warm: Head | None,
+        warm_setting: float | None = None,
     ) -> None:
-        """groups: of the training images, in order; near duplicates share a number. warm: the live head."""
+        """groups: gives those of the training images, in order; near duplicates share a number.
+
+        warm: the live head. warm_setting: the C that it was fitted with, where there is one.
+        """
         self._bench, self._recipe, self._filler, self._teller = bench, recipe, filler, teller
+        self._snapshot = snapshot
         self._images, self._held_out = snapshot.on(Split.TRAIN), snapshot.on(Split.HELD_OUT)
-        self._groups, self._warm = groups, warm
+        self._groups, self._warm, self._warm_setting = groups, warm, warm_setting
 
     def quick(self, plan: Plan) -> Learned:
         """By the plan, on whatever views the cache has or a moment gives."""
@@ -73,6 +87,42 @@ class Learner:
         self._teller.enter(Phase.TRAINING)
         trained = self._train(plan.taps, (plan.head,), plan.mixup, augmentation, plan.views)
         return Learned(trained, plan)
+
+    def fast(self, plan: Plan, heads: FastHeads, group_of: Callable[[], Mapping[str, str]]) -> Learned | None:
+        """The best head that can be had at once; None where the plan itself is as quick.
+
+        plan: what the full recipe goes by. group_of: the group of near duplicates of each image, by digest.
+        """
+        budget = self._recipe.instant_budget_seconds
+        if self._judges() or self._seconds(plan, heads) <= DIRECT_SHARE * budget:
+            return None
+        self._teller.enter(Phase.TRAINING)
+        on = Footing(self._bench, plan.taps, self._snapshot, group_of)
+        state = heads.state(on, cancelled=self._teller.cancelled)
+        trained = state.fit(
+            state.names,
+            budget,
+            self._warm,
+            warm_kind=plan.head,
+            warm_setting=self._warm_setting,
+            held_out_rows=self.held_out_rows(plan.taps),
+            novelty_budget_kb=self._recipe.wish.novelty_budget_kb,
+            places={image.digest: place for place, image in enumerate(self._images)},
+            cancelled=self._teller.cancelled,
+        )
+        self._teller.check_cancelled()
+        return Learned(trained, Plan(plan.taps, trained.kind, plan.strategy), full_plan=plan)
+
+    def _seconds(self, plan: Plan, heads: FastHeads) -> float:
+        """What the plan will take, about."""
+        return predicted_seconds(
+            (plan.head,),
+            n_images=len(self._images),
+            n_features=int(np.arange(self._bench.spec.row_width)[self._bench.spec.columns(plan.taps)].size),
+            n_classes=len({image.label for image in self._images}),
+            flops_per_second=heads.flops_per_second,
+            n_views=len(self._images) * plan.views,
+        )
 
     def study(self, depth: Depth, shop: Workshop, *, tuned: Plan | None = None) -> Learned:
         """Find the plan that cross-validation likes best, as far as the depth allows, and train by it.
@@ -89,7 +139,7 @@ class Learner:
                 self._bench,
                 self._images,
                 self._recipe,
-                groups=self._groups,
+                groups=self._groups(),
                 depth=depth,
                 teller=self._teller,
             )
@@ -111,6 +161,7 @@ class Learner:
         """The rows of the training images at these places, and of those of their views that the cache has."""
         store, columns = self._bench.store, self._bench.spec.columns(taps)
         images = [self._images[place] for place in places]
+        groups = self._groups()
         keys = {
             key: position
             for position, image in enumerate(images)
@@ -123,7 +174,7 @@ class Learner:
             [image.label for image in images],
             views=store.read(wanted, columns) if wanted else None,
             views_of=[keys[key] for key in wanted],
-            groups=[self._groups[place] for place in places],
+            groups=[groups[place] for place in places],
         )
 
     def _lacking_views(self, augmentation: Augmentation, n_views: int, most: int) -> list[LabelledImage]:

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,21 @@ from tlserve.core.head import Head, apply
 from tlserve.core.judge import Answers, Decision, judge
 from tlserve.core.lifecycle import Phase, Promotion
 from tlserve.core.messages import PassDone, PassJob, ProblemNote, SnapshotTaken
-from tlserve.core.plan import Depth
+from tlserve.core.plan import Depth, Plan
 from tlserve.core.types import LabelledImage, Snapshot, Split
 from tlserve.ingest import ReconcileCancelled, ScanRules, group_numbers, reconcile
 from tlserve.pipeline.bench import Bench
+from tlserve.pipeline.ending import Ending
+from tlserve.pipeline.fast import Footing
 from tlserve.pipeline.filling import Filler, without
 from tlserve.pipeline.learning import Learned, Learner, default_plan
 from tlserve.pipeline.precision import BaseBuild
 from tlserve.pipeline.reporting import PROBLEMS_TOLD, Findings, first_report, report_later
+from tlserve.pipeline.sampling import spread
 from tlserve.pipeline.searching import Search
 from tlserve.pipeline.telling import Cancelled, Emit, Teller
 from tlserve.pipeline.workshop import Workshop
-from tlserve.pipeline.worth import check_trainable, fits_wish, keeps_tuned, relevant, same_work, waits
+from tlserve.pipeline.worth import check_trainable, fits_wish, keeps_tuned, relevant
 from tlserve.release import Draft, LiveState, Manifest, Version
 from tlserve.training import TrainingCancelled
 
@@ -54,14 +58,16 @@ class _Pass:
         self._job, self._shop, self._teller = job, shop, teller
         self._filler = Filler(Path(job.folder), job.recipe.max_pixels, teller)
         self._base = BaseBuild(shop, job.model, job.recipe, self._filler, teller)
-        self._search = Search(job, shop)
+        self._search, self._ending = Search(job, shop), Ending(job, shop)
         self._group_numbers: dict[str, tuple[int, ...]] = {}
+        self._more = False
 
     def run(self) -> PassDone:
         job = self._job
+        self._teller.waited(job.noticed_at, job.settled_at)
         self._teller.enter(Phase.SCANNING)
-        snapshot = self._reconcile()
         state = self._shop.versions.live(job.model)
+        snapshot = self._reconcile(self._first_images(state))
         if job.recipe.promotion is Promotion.FROZEN and not job.force:
             return self.done("unchanged", f"frozen; thaw with: tlserve promotion {job.model} auto")
         check_trainable(snapshot)
@@ -73,19 +79,21 @@ class _Pass:
             words = "the settings changed since the backbone was fine-tuned, so that is not used"
             return self.done("unchanged", words)
         bench = self._bench(base, live)
+        snapshot = self._first_part(bench, snapshot, state)
         snapshot = self._extract(bench, snapshot)
         check_trainable(snapshot)
         study = self._search.is_wanted(snapshot)
-        if job.depth is Depth.QUICK:
+        if job.depth in (Depth.INSTANT, Depth.QUICK):
             # The pass that was to learn on it ended early: the model was frozen, say, or lacked a class.
             self._search.ordered = self._search.result() is not None
         if job.depth is not Depth.FULL and job.tuned is None and not job.force:
-            ended = self._nothing_to_do(snapshot, bench, state, live)
+            ended = self._ending.nothing_to_do(snapshot, bench, state, live)
             if ended is not None:
+                self._get_ready(bench, snapshot, self._plan_of(live, bench))
                 self._make_up_for_the_report(bench, snapshot, live)
                 if self._search.problem:
                     ended["reason"] += f"; {self._search.problem}"
-                return self.done(study=study, **ended)
+                return self.done(study=study and not ended.get("refine"), **ended)
 
         try:
             learned = self._learn(bench, snapshot, live)
@@ -100,7 +108,7 @@ class _Pass:
             return self.done("unchanged", f"studied: nothing better than version {live.number} was found")
 
         self._teller.enter(Phase.JUDGING)
-        decision = self._judge(bench, snapshot, learned.trained.head, live)
+        decision = self._judge(bench, snapshot, learned, live)
 
         self._teller.enter(Phase.PUBLISHING)
         manifest = self._publish(bench, snapshot, learned, decision, state)
@@ -109,7 +117,8 @@ class _Pass:
         if is_study:
             # Not before: what a kill or a full disk took would never be looked for again.
             self._search.ended(bench, snapshot, learned, self._groups(snapshot))
-        return self.done(study=study, **self._published(manifest, state))
+        better_follows = learned.is_fast or self._more
+        return self.done(study=study and not better_follows, **self._ending.published(manifest, state))
 
     def done(self, outcome: str, reason: str, **more: Any) -> PassDone:
         """The end of this pass, with the seconds that each phase took."""
@@ -121,23 +130,34 @@ class _Pass:
             reason,
             timeline=self._teller.timeline,
             tune=self._search.ordered,
+            more=self._more and outcome in ("published", "waiting", "unchanged"),
             **more,
         )
 
     # -- the steps
 
-    def _reconcile(self) -> Snapshot:
+    def _first_images(self, state: LiveState) -> int:
+        """Of how many images a first version is made that is to come early; 0: of all there are."""
+        is_quick = self._job.depth in (Depth.INSTANT, Depth.QUICK) and self._job.tuned is None
+        waits = self._job.recipe.promotion is Promotion.FROZEN
+        return self._job.recipe.first_images if state.live is None and is_quick and not waits else 0
+
+    def _reconcile(self, most_unread: int) -> Snapshot:
         job, began = self._job, time.perf_counter()
         snapshot = reconcile(
             self._shop.catalog,
             job.model,
             Path(job.folder),
             ScanRules(follow_symlinks=job.recipe.follow_symlinks, max_pixels=job.recipe.max_pixels),
+            memory=self._shop.memory(job.model, Path(job.folder)),
+            touched=job.touched,
+            most_unread=most_unread,
             accept_deletions=job.accept_deletions,
             on_progress=self._teller.tell,
             cancelled=self._teller.cancelled,
         )
         self._teller.check_cancelled()
+        self._more = snapshot.n_unread > 0
         problems = snapshot.problems[:PROBLEMS_TOLD]
         self._teller.emit(
             SnapshotTaken(
@@ -154,6 +174,19 @@ class _Pass:
         )
         return snapshot
 
+    def _first_part(self, bench: Bench, snapshot: Snapshot, state: LiveState) -> Snapshot:
+        """What a first version is made of: a part, where most images still have to pass the backbone."""
+        most = self._first_images(state)
+        if not most or len(snapshot.images) <= 2 * most:
+            return snapshot
+        missing = set(bench.store.missing([image.digest for image in snapshot.images]))
+        there = len(snapshot.images) - len(missing)
+        if there + 2 * most >= len(snapshot.images):
+            return snapshot
+        wanted = spread([image for image in snapshot.images if image.digest in missing], max(0, most - there))
+        self._more = True
+        return without(snapshot, missing - {image.digest for image in wanted})
+
     def _bench(self, base: str, live: Version | None) -> Bench:
         """The backbone at work. base: digest of the build that the settings name.
 
@@ -169,19 +202,42 @@ class _Pass:
 
     def _extract(self, bench: Bench, snapshot: Snapshot) -> Snapshot:
         """Fill the cache for the snapshot; returns it without the images that gave no row."""
-        if bench.store.missing([image.digest for image in snapshot.images]):
+        images = snapshot.images
+        # Taken away until this pass ends well: after one that did not, every row is looked for again.
+        filled = self._shop.filled.pop((self._job.model, bench.spec.digest), None)
+        if self._job.depth is Depth.INSTANT and filled is not None and filled == snapshot.based_on:
+            images = snapshot.added
+        if bench.store.missing([image.digest for image in images]):
             self._teller.enter(Phase.EXTRACTING)
-        bad = self._filler.images(bench, snapshot.images)
+        bad = self._filler.images(bench, images)
         return without(snapshot, bad) if bad else snapshot
 
     def _learn(self, bench: Bench, snapshot: Snapshot, live: Version | None) -> Learned:
         learner, tuned = self._learner(bench, snapshot, live), self._search.tuned_plan(bench, live)
-        if self._job.depth is not Depth.QUICK:
-            return learner.study(self._job.depth, self._shop, tuned=tuned)
-        plan = live.manifest.plan if live is not None and live.manifest.build == bench.spec.digest else None
-        if plan is None or live is None or not fits_wish(live, self._job.recipe):
+        depth = self._job.depth
+        if depth not in (Depth.QUICK, Depth.INSTANT):
+            return learner.study(depth, self._shop, tuned=tuned)
+        plan = None
+        if (
+            live is not None
+            and live.manifest.build == bench.spec.digest
+            and fits_wish(live, self._job.recipe)
+        ):
+            plan = live.manifest.recipe_plan
+        if plan is None:
             plan = default_plan(self._job.recipe, tuned)
+        if depth is Depth.INSTANT:
+            groups = partial(self._shop.catalog.group_of_each, self._job.model)
+            fast = learner.fast(plan, self._shop.fast_heads, groups)
+            if fast is not None:
+                return fast
         return learner.quick(plan)
+
+    def _plan_of(self, live: Version | None, bench: Bench) -> Plan | None:
+        """What the live version's full recipe goes by, if that is still what is wanted."""
+        if live is None or live.manifest.build != bench.spec.digest:
+            return None
+        return live.manifest.recipe_plan if fits_wish(live, self._job.recipe) else None
 
     def _learner(self, bench: Bench, snapshot: Snapshot, live: Version | None) -> Learner:
         on_this_build = live is not None and live.manifest.build == bench.spec.digest
@@ -191,12 +247,14 @@ class _Pass:
             self._job.recipe,
             self._filler,
             self._teller,
-            groups=self._groups(snapshot),
+            groups=partial(self._groups, snapshot),
             warm=live.head if live is not None and on_this_build else None,
+            warm_setting=live.report.get("training", {}).get("C") if live is not None else None,
         )
 
     def _findings(self, bench: Bench, snapshot: Snapshot, learned: Learned) -> Findings:
-        return Findings(Path(self._job.folder), bench, snapshot, learned, self._groups(snapshot))
+        groups = partial(self._groups, snapshot)
+        return Findings(Path(self._job.folder), bench, snapshot, learned, groups)
 
     def _groups(self, snapshot: Snapshot) -> tuple[int, ...]:
         """A number for each training image, the same for near duplicates."""
@@ -206,7 +264,11 @@ class _Pass:
             self._group_numbers[snapshot.snapshot_id] = found
         return self._group_numbers[snapshot.snapshot_id]
 
-    def _judge(self, bench: Bench, snapshot: Snapshot, head: Head, live: Version | None) -> Decision:
+    def _judge(self, bench: Bench, snapshot: Snapshot, learned: Learned, live: Version | None) -> Decision:
+        head, refines = learned.trained.head, False
+        if live is not None and live.manifest.instant and not learned.is_fast:
+            same = (live.manifest.snapshot_id, live.manifest.build)
+            refines = same == (snapshot.snapshot_id, bench.spec.digest)
         held_out = snapshot.on(Split.HELD_OUT)
         theirs = None
         if live is not None:
@@ -218,7 +280,8 @@ class _Pass:
         truth = [image.label for image in held_out]
         # What only looks for something better must not wear a model down, one small loss after the other.
         is_search = self._job.depth is Depth.FULL or self._job.tuned is not None
-        return judge(truth, mine, theirs, replace(self._job.recipe.policy, must_not_lose=is_search))
+        policy = replace(self._job.recipe.policy, must_not_lose=is_search, must_gain=refines)
+        return judge(truth, mine, theirs, policy)
 
     def _with_rows(self, bench: Bench, images: tuple[LabelledImage, ...]) -> tuple[LabelledImage, ...]:
         """Those that another build than the one at work has a row of, or gets one of now.
@@ -260,19 +323,39 @@ class _Pass:
             recipe=relevant(job.recipe),
             plan=learned.plan,
             tuned_from=None if bench.spec.digest == base else base,
+            instant=learned.is_fast,
+            full_plan=learned.full_plan,
         )
         findings = self._findings(bench, snapshot, learned)
         result = self._search.result() if job.tuned is not None else None
         report = first_report(job.model, draft, findings, decision, result)
         manifest = self._shop.versions.publish(job.model, learned.trained.head, draft, report)
+        self._shop.filled[job.model, bench.spec.digest] = snapshot.snapshot_id
+        if learned.is_fast:
+            # Its report is worth the time only if it stays; the refined version decides that.
+            self._shop.unreported[job.model] = manifest, findings
+            return manifest
+        self._get_ready(bench, snapshot, learned.plan)
+        fast = self._shop.unreported.pop(job.model, None)
+        if fast is not None and manifest.verdict == "hold":
+            report_later(self._shop, *fast)
         report_later(self._shop, manifest, findings)
         return manifest
+
+    def _get_ready(self, bench: Bench, snapshot: Snapshot, plan: Plan | None) -> None:
+        """Have everything warm for the next drop, when there is time."""
+        if plan is None or not self._job.recipe.instant or bench.validation or not snapshot.images:
+            return
+        groups = partial(self._shop.catalog.group_of_each, self._job.model)
+        on = Footing(bench, plan.taps, snapshot, groups)
+        if self._shop.fast_heads.expect(on):
+            self._shop.later(partial(self._shop.fast_heads.get_ready, on))
 
     # -- studies
 
     def _make_up_for_the_report(self, bench: Bench, snapshot: Snapshot, live: Version | None) -> None:
         """Complete the live version's report, if an earlier trainer ended before it came to that."""
-        if live is None or live.manifest.plan is None:
+        if live is None or live.manifest.plan is None or live.manifest.instant:
             return
         if (self._job.model, live.number) in self._shop.reported:
             return
@@ -291,54 +374,3 @@ class _Pass:
             return False
         report_later(self._shop, manifest, self._findings(bench, snapshot, learned))
         return True
-
-    # -- how it ends
-
-    def _nothing_to_do(
-        self, snapshot: Snapshot, bench: Bench, state: LiveState, live: Version | None
-    ) -> dict[str, Any] | None:
-        """How to end when nothing changed since the newest version; None when there is work to do."""
-        newest = self._newest(bench.spec.digest)
-        if newest is None or not same_work(newest, snapshot, bench, self._job.recipe):
-            return None
-        automatic = self._goes_live_by_itself(state)
-        if newest.version in state.promoted:
-            if live is not None and live.manifest.build != newest.build and automatic:
-                # The backbone that the settings name is an earlier one again: back to it, if no worse.
-                return None
-            return unchanged(f"nothing changed since version {newest.version}")
-        if newest.verdict == "hold" or not automatic:
-            held = f"version {newest.version} was held: {newest.reason}"
-            return unchanged(held if newest.verdict == "hold" else waits(newest))
-        if newest.judged_against != state.live:
-            # It waited while another version went live; its verdict is about a version that is gone.
-            return None
-        # Published by a pass whose end the daemon never heard, or while promotion was manual.
-        return self._published(newest, state)
-
-    def _newest(self, build: str) -> Manifest | None:
-        """The newest version on this build: a fine-tuned one that was held must not hide it."""
-        for number in reversed(self._shop.versions.versions(self._job.model)):
-            manifest = self._shop.versions.manifest(self._job.model, number)
-            if manifest.build == build:
-                return manifest
-        return None
-
-    def _published(self, manifest: Manifest, state: LiveState) -> dict[str, Any]:
-        good = manifest.verdict == "promote"
-        automatic = self._goes_live_by_itself(state)
-        return {
-            "outcome": "published",
-            "reason": waits(manifest) if good and not automatic else manifest.reason,
-            "version": manifest.version,
-            "promote": good and automatic,
-            "judged_against": manifest.judged_against,
-        }
-
-    def _goes_live_by_itself(self, state: LiveState) -> bool:
-        """A first version always does: without one, nothing would answer."""
-        return self._job.recipe.promotion is Promotion.AUTO or state.live is None
-
-
-def unchanged(reason: str) -> dict[str, Any]:
-    return {"outcome": "unchanged", "reason": reason}

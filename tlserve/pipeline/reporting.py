@@ -46,8 +46,8 @@ class Findings:
     bench: Bench
     snapshot: Snapshot
     learned: Learned
-    groups: Sequence[int]
-    """Of the training images, in order; near duplicates share a number."""
+    groups: Callable[[], Sequence[int]]
+    """Gives those of the training images, in order; near duplicates share a number."""
 
 
 def first_report(
@@ -181,7 +181,7 @@ class _Seen:
     def learning_curve(self, stop: Callable[[], bool]) -> dict[str, Any]:
         train = self._findings.snapshot.on(Split.TRAIN)
         examples = Examples.of(
-            self._rows(train), [image.label for image in train], groups=self._findings.groups
+            self._rows(train), [image.label for image in train], groups=self._findings.groups()
         )
         return asdict(learning_curve(examples, self._held_out_rows, self.truth, cancelled=stop))
 

@@ -38,7 +38,7 @@ class Search:
     def is_wanted(self, snapshot: Snapshot) -> bool:
         """Whether a pass at full depth is worth its time after this one."""
         job = self._job
-        if job.depth is not Depth.QUICK or not job.recipe.study:
+        if job.depth not in (Depth.QUICK, Depth.INSTANT) or not job.recipe.study:
             return False
         study = read_study(self._layout.study(job.model))
         return job.force or study is None or not study.covers(snapshot, self.base, job.recipe)
@@ -96,7 +96,7 @@ class Search:
             order = read_order(self._layout, self._job.model)
             return order.plan if order is not None else None
         if live is not None and live.manifest.build == bench.spec.digest and live.manifest.tuned_from:
-            return live.manifest.plan
+            return live.manifest.recipe_plan
         return None
 
     def result(self) -> TuneResult | None:

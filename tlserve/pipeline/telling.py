@@ -28,6 +28,12 @@ class Teller:
         self._phase: Phase | None = None
         self._phase_began = self._told_at = 0.0
 
+    def waited(self, noticed_at: float | None, settled_at: float | None) -> None:
+        """What the change spent before this job began; Unix times."""
+        if noticed_at is not None and settled_at is not None:
+            self.timeline[Phase.SETTLING.value] = round(max(0.0, settled_at - noticed_at), 4)
+            self.timeline[Phase.QUEUED.value] = round(max(0.0, time.time() - settled_at), 4)
+
     def enter(self, phase: Phase | None, note: str = "") -> None:
         """Begin a phase, or say something new about the present one; None ends the last. Raises Cancelled."""
         now = time.perf_counter()

@@ -67,6 +67,7 @@ class Trainer:
                 device=self._options.device,
                 threads=self._options.threads,
                 plugin_folders=self._options.plugin_folders,
+                gram_cache_mb=self._options.gram_cache_mb,
             )
             for job in catalog.unfinished_jobs():
                 catalog.job_ended(job.job_id, "killed", "the trainer died during this job")
@@ -99,7 +100,7 @@ class Trainer:
 
     def _pass(self, job: PassJob, shop: Workshop) -> None:
         shop.catalog.job_started(job.job_id, job.model, job.recipe.backbone)
-        if job.depth is not Depth.QUICK:
+        if job.depth not in (Depth.INSTANT, Depth.QUICK):
             # It may take long, and nobody waits for it.
             shop.catch_up(everything=True, stop=lambda: self._channel.cancelled(job.job_id))
         try:

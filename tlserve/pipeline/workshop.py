@@ -8,14 +8,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tlserve.core.backbones import Speed
 from tlserve.core.errors import BackboneProblem, CorruptState
 from tlserve.core.precision import Precision, PrecisionTrial
-from tlserve.ingest import Catalog
+from tlserve.ingest import Catalog, FolderMemory
 from tlserve.pipeline.bench import Bench
+from tlserve.pipeline.fast import FastHeads
+from tlserve.pipeline.options import GRAM_CACHE_MB
 from tlserve.plugin_host import PluginHost, is_whole, make_build
-from tlserve.release import VersionStore
+from tlserve.release import Manifest, VersionStore
 from tlserve.release.layout import StateLayout
 from tlserve.runtime import (
     Device,
@@ -48,6 +51,7 @@ class Workshop:
         device: str,
         threads: int,
         plugin_folders: Sequence[Path],
+        gram_cache_mb: int = GRAM_CACHE_MB,
     ) -> None:
         self.layout = layout
         self.catalog = catalog
@@ -61,6 +65,12 @@ class Workshop:
         self._tidied_at = time.monotonic()
         self._later: deque[Later] = deque()
 
+        self._memories: dict[str, tuple[Path, FolderMemory]] = {}
+        self.fast_heads = FastHeads(gram_cache_mb * 2**20)
+        self.filled: dict[tuple[str, str], str] = {}
+        """By model and build: the snapshot whose every image had its row when a pass last ended well."""
+        self.unreported: dict[str, tuple[Manifest, Any]] = {}
+        """By model: its fast version, and what `reporting` needs for it, while the full recipe is due."""
         self.reported: set[tuple[str, int]] = set()
         """Model and number of the versions whose reports were, or will be, completed by this process."""
 
@@ -68,6 +78,12 @@ class Workshop:
         """Close every cache and session."""
         for bench in self._benches.values():
             bench.close()
+
+    def memory(self, model: str, folder: Path) -> FolderMemory:
+        """What is remembered of a model's folder since the last look at it."""
+        if model not in self._memories or self._memories[model][0] != folder:
+            self._memories[model] = folder, FolderMemory()
+        return self._memories[model][1]
 
     @property
     def device(self) -> Device:

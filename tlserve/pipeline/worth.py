@@ -54,7 +54,7 @@ def relevant(recipe: Recipe) -> dict[str, float | str]:
 
 def fits_wish(live: Version, recipe: Recipe) -> bool:
     """Whether the live version's plan is one that the settings of now may lead to."""
-    plan, wish = live.manifest.plan, recipe.wish
+    plan, wish = live.manifest.recipe_plan, recipe.wish
     if plan is None:
         return wish.head in ("auto", "softmax") and wish.strategy in ("auto", Strategy.HEAD)
     tuned = plan.strategy in TUNING
@@ -72,7 +72,7 @@ def keeps_tuned(live: Version, recipe: Recipe) -> bool:
 
     Another head or other views are no reason to leave it: only another strategy is.
     """
-    plan = live.manifest.plan
+    plan = live.manifest.recipe_plan
     return plan is not None and recipe.wish.strategy in ("auto", plan.strategy)
 
 

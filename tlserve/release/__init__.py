@@ -4,6 +4,7 @@ This package imports numpy, safetensors and the standard library only, because t
 `tlserve.release.export` needs onnx and is for the trainer: import it by its own name.
 """
 
+from tlserve.release.listing import timeline_of
 from tlserve.release.live import (
     LiveChange,
     LiveState,
@@ -29,6 +30,7 @@ __all__ = [
     "pinned",
     "promoted",
     "rolled_back",
+    "timeline_of",
     "versions_to_retire",
     "with_backbone",
     "with_promotion",

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from tlserve.core.lifecycle import version_state
+from tlserve.core.lifecycle import Phase, version_state
 from tlserve.core.timeline import steps
-from tlserve.release.live import LiveState
+from tlserve.release.live import LiveChange, LiveState
 from tlserve.release.manifest import Manifest, VersionRow
 
 
 def row_of(manifest: Manifest, state: LiveState) -> VersionRow:
     """One row. The reason is the judge's, then that of the version's latest promotion where it differs."""
     changes = [change for change in state.history if change.version == manifest.version]
-    drops = [c.drop_to_live_seconds for c in changes if c.drop_to_live_seconds is not None]
+    drops = [change for change in changes if change.drop_to_live_seconds is not None]
     reasons = [manifest.reason, *(change.reason for change in changes[-1:])]
     return VersionRow(
         version=manifest.version,
@@ -22,11 +22,21 @@ def row_of(manifest: Manifest, state: LiveState) -> VersionRow:
         backbone=manifest.backbone,
         created=manifest.created_iso,
         reason="; ".join(dict.fromkeys(filter(None, reasons))),
-        drop_to_live_seconds=drops[0] if drops else None,
+        drop_to_live_seconds=drops[0].drop_to_live_seconds if drops else None,
         pinned=manifest.version in state.pinned,
         instant=manifest.instant,
-        timeline=steps(manifest.timeline, drops[0] if drops else None),
+        timeline=timeline_of(manifest, drops[0] if drops else None),
     )
+
+
+def timeline_of(manifest: Manifest, change: LiveChange | None) -> dict[str, float]:
+    """Seconds that each step took; change: how it went live, if a drop brought it there."""
+    if change is None:
+        return steps(manifest.timeline)
+    phases = dict(manifest.timeline)
+    if change.publishing_seconds is not None:
+        phases[Phase.PUBLISHING.value] = change.publishing_seconds
+    return steps(phases, change.drop_to_live_seconds)
 
 
 def unreadable_row(number: int, state: LiveState, reason: str) -> VersionRow:

@@ -29,6 +29,8 @@ class LiveChange:
     reason: str
     drop_to_live_seconds: float | None = None
     """From the first change in the folder to this moment; None when a person promoted it."""
+    publishing_seconds: float | None = None
+    """What writing the version took, which its own manifest cannot tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ def promoted(
     reason: str,
     *,
     drop_to_live_seconds: float | None = None,
+    publishing_seconds: float | None = None,
     refines: bool = False,
 ) -> LiveState:
     """`version` goes live; the one that was live becomes previous. The live one again changes nothing.
@@ -65,7 +68,7 @@ def promoted(
     """
     if version == state.live:
         return state
-    change = LiveChange(version, at, reason, drop_to_live_seconds)
+    change = LiveChange(version, at, reason, drop_to_live_seconds, publishing_seconds)
     return replace(
         state,
         live=version,

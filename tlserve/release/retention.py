@@ -18,9 +18,9 @@ def versions_to_retire(
     """The versions to delete, ascending.
 
     `keep_versions` counts promoted versions: the latest so many stay. Never-promoted ones stay only
-    where that leaves room, the newest of them longest, so they always go first; after them go fast versions
-    (`fast`), which a refined one superseded. Live, previous, pinned and leased versions never go; nor does the newest, a candidate somebody may be looking at, whose
-    number also tells the next one.
+    where that leaves room, the newest of them longest, so they always go first; after them go fast
+    versions (`fast`), which a refined one superseded. Live, previous, pinned and leased versions never go;
+    nor does the newest, a candidate somebody may be looking at, whose number also tells the next one.
     """
     never = {state.live, state.previous, *state.pinned, *leased, max(numbers, default=None)}
     promoted = [n for n in state.promoted if n in set(numbers)]

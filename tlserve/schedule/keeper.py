@@ -64,6 +64,8 @@ class TrainerKeeper:
         self._running: tuple[Job, asyncio.Future[LastEvent]] | None = None
         self._last_words: deque[str] = deque(maxlen=STDERR_LINES_KEPT)
         self._ready = asyncio.Event()
+        self._unheard: set[str] = set()
+        """Jobs that were cancelled while no trainer was up to hear it."""
         self._stopping = False
         self.restarts = 0
 
@@ -131,6 +133,8 @@ class TrainerKeeper:
             self._running = (job, done)
             try:
                 await self._send(encode(job))
+                if job.job_id in self._unheard:
+                    await self._send(encode(Cancel(job.job_id)))
                 return await done
             except asyncio.CancelledError:
                 with contextlib.suppress(OSError):
@@ -138,10 +142,13 @@ class TrainerKeeper:
                 raise
             finally:
                 self._running = None
+                self._unheard.clear()
 
     async def cancel(self, job_id: str) -> None:
         """Ask for the end of a job that runs, or is about to; `run` then returns what it ended with."""
-        if self.pid is not None:
+        if self.pid is None:
+            self._unheard.add(job_id)
+        else:
             await self._send(encode(Cancel(job_id)))
 
     async def stop(self, grace_seconds: float = 5.0) -> None:

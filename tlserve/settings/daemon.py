@@ -87,6 +87,9 @@ class Settings(LearningDefaults, BaseSettings):
         default=1024, ge=1, description="Most images that may wait; beyond, RESOURCE_EXHAUSTED."
     )
     drain_seconds: float = Field(default=20.0, ge=0, description="Time for in-flight requests at shutdown.")
+    gram_cache_mb: int = Field(
+        default=512, ge=0, description="Most MiB that the trainer keeps of what makes fast heads fast."
+    )
     plugin_folders: tuple[Path, ...] = Field(
         default=(), description="Folders of single-file backbone plugins."
     )

@@ -7,24 +7,34 @@ touched here.
 
 from tlserve.training.examples import Examples
 from tlserve.training.fit import train, train_softmax
+from tlserve.training.instant import InstantState
 from tlserve.training.judged import judged_on
 from tlserve.training.learning_curve import LearningCurve, learning_curve
 from tlserve.training.linear import TrainingCancelled
+from tlserve.training.prediction import measured_speed, predicted_seconds
+from tlserve.training.rows import ArrayRows, RowSource
 from tlserve.training.similarity import chance_level, score_taps
 from tlserve.training.steady import steady_accuracy
+from tlserve.training.streamed import StreamedExamples
 from tlserve.training.suspects import likely_mislabelled
 from tlserve.training.trained import OutOfFold, TrainedHead
 
 __all__ = [
+    "ArrayRows",
     "Examples",
+    "InstantState",
     "LearningCurve",
     "OutOfFold",
+    "RowSource",
+    "StreamedExamples",
     "TrainedHead",
     "TrainingCancelled",
     "chance_level",
     "judged_on",
     "learning_curve",
     "likely_mislabelled",
+    "measured_speed",
+    "predicted_seconds",
     "score_taps",
     "steady_accuracy",
     "train",

@@ -17,6 +17,7 @@ from tlserve.training.compare import Choice, answers, choose, differs, gains, ru
 from tlserve.training.engine import engine_for
 from tlserve.training.examples import Examples
 from tlserve.training.folds import FoldPlan, plan_folds
+from tlserve.training.gram import class_weight
 from tlserve.training.lesson import Exam, Lesson, exam_of, lesson_of
 from tlserve.training.margins import OVR, SOFTMAX, SVM
 from tlserve.training.method import Method, Older, Workplace
@@ -26,16 +27,14 @@ from tlserve.training.novelty import fit_novelty
 from tlserve.training.reporting import Steps, raised, report_of
 from tlserve.training.ridge import PROJECTION, RIDGE
 from tlserve.training.scaling import Scaling
+from tlserve.training.streamed import COMFORTABLE_BYTES, StreamedExamples, train_streamed
 from tlserve.training.trained import OutOfFold, TrainedHead
 
 METHODS: tuple[Method, ...] = (SOFTMAX, OVR, SVM, RIDGE, PROJECTION, MLP)
-EVEN = 3.0
-"""Classes up to this much smaller than the largest count as they are."""
-HEAVIEST = 10.0
 
 
 def train(
-    examples: Examples,
+    examples: Examples | StreamedExamples,
     taps: tuple[str, ...],
     *,
     kinds: Sequence[HeadKind] = (HeadKind.SOFTMAX,),
@@ -50,6 +49,8 @@ def train(
 ) -> TrainedHead:
     """Train a head on bottleneck rows.
 
+    examples: rows in memory; or rows that are read when they are needed, which run through in a few passes
+    where they are too many for memory (see `train_streamed`: no mixtures, and not every kind).
     taps: what the columns of the rows are. kinds: one is trained as it is; several are cross-validated on
     the same folds, and the best one is taken, or the simplest of those that do as well. mixup: whether
     mixtures of rows are tried as further rows; they are kept where cross-validation favours them.
@@ -62,6 +63,20 @@ def train(
     """
     if not kinds:
         raise ValueError("name at least one kind of head")
+    if isinstance(examples, StreamedExamples):
+        if examples.n_bytes > COMFORTABLE_BYTES:
+            return train_streamed(
+                examples,
+                taps,
+                kinds=kinds,
+                seed=seed,
+                held_out_rows_for_novelty=held_out_rows_for_novelty,
+                novelty_budget_kb=novelty_budget_kb,
+                device=device,
+                on_progress=on_progress,
+                cancelled=cancelled,
+            )
+        examples = examples.read()
     began = time.perf_counter()
     methods = [method for method in METHODS if method.kind in kinds]
     steps = Steps(methods, mixup, on_progress or (lambda done, total: None))
@@ -133,14 +148,10 @@ def train_softmax(
 
 
 def weigh_classes(targets: Ints, n_classes: int) -> Float32:
-    """How much a row of each class counts: (n_classes,) float32, at least 1.
-
-    A class up to 3 times smaller than the largest counts as it is; a smaller one is raised to a third of
-    the largest, at most tenfold. So there is no jump at the ratio of 3, and no single image rules.
-    """
+    """How much a row of each class counts: (n_classes,) float32, at least 1. See `class_weight`."""
     counts = np.bincount(targets, minlength=n_classes)
-    weights: Float32 = np.clip(counts.max() / np.maximum(counts, 1) / EVEN, 1, HEAVIEST).astype(np.float32)
-    return weights
+    largest = int(counts.max())
+    return np.array([class_weight(int(count), largest) for count in counts], np.float32)
 
 
 @dataclass(frozen=True, eq=False)

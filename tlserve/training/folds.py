@@ -44,17 +44,22 @@ def plan_folds(
     validated.
     """
     n_images = len(targets)
-    per_image = 4.0 * n_features * n_classes * rows_per_image
-    if n_images <= MOST_ROWS and n_images * per_image * 5 <= FLOPS_PER_EVALUATION:
-        chosen, n_folds, n_fits = np.arange(n_images), 5, 5
-    else:
-        affordable = int(FLOPS_PER_EVALUATION / (per_image * 3))
-        fewest = max(FEWEST_ROWS, 4 * n_classes)
-        n_folds, n_fits = 3, 3 if affordable >= fewest else 1
-        size = min(n_images, MOST_ROWS, max(affordable, fewest))
-        chosen = stratified_sample(targets, size, random) if size < n_images else np.arange(n_images)
+    size, n_folds, n_fits = plan_size(n_images, n_classes, n_features, rows_per_image)
+    chosen = stratified_sample(targets, size, random) if size < n_images else np.arange(n_images)
     together = None if groups is None else groups[chosen]
     return FoldPlan(chosen, grouped_folds(targets[chosen], together, n_folds, random), n_folds, n_fits)
+
+
+def plan_size(
+    n_images: int, n_classes: int, n_features: int, rows_per_image: float = 1.0
+) -> tuple[int, int, int]:
+    """(images that take part, folds, folds that are validated), as `plan_folds` has it."""
+    per_image = 4.0 * n_features * n_classes * rows_per_image
+    if n_images <= MOST_ROWS and n_images * per_image * 5 <= FLOPS_PER_EVALUATION:
+        return n_images, 5, 5
+    affordable = int(FLOPS_PER_EVALUATION / (per_image * 3))
+    fewest = max(FEWEST_ROWS, 4 * n_classes)
+    return min(n_images, MOST_ROWS, max(affordable, fewest)), 3, 3 if affordable >= fewest else 1
 
 
 def grouped_folds(targets: Ints, groups: Ints | None, n_folds: int, random: np.random.Generator) -> Ints:

@@ -60,17 +60,28 @@ def fit_novelty(
     """
     random = np.random.default_rng(seed)
     view = _View.of(scaling)
-    room = (budget_kb * 1024 - _BYTES_OF_THE_REST - view.n_bytes) // (2 * standardised.shape[1])
+    room = centre_room(budget_kb, len(view.mean), len(view.scale), standardised.shape[1])
     if room < 1:
         return None
     rows = _Rows(view, scaling, standardised, _members(targets, n_classes, random))
     nothing = np.zeros(0, np.float32)
     block = Novelty(view.mean, view.scale, rows.centres(rows.members, room, random), nothing, nothing)
     if held_out is not None and len(held_out) >= ENOUGH_HELD_OUT:
-        block, far = _measured(block, held_out, held_out_scores)
-    else:
-        seen = rows.left_out_distances(block, room, random)
-        far = seen if held_out is None else np.concatenate([centroid_distance(block, held_out), seen])
+        return measured(block, held_out, held_out_scores)
+    seen = rows.left_out_distances(block, room, random)
+    far = seen if held_out is None else np.concatenate([centroid_distance(block, held_out), seen])
+    curve, ranks = distance_curve(far.astype(np.float64))
+    return replace(block, distances=curve, ranks=ranks)
+
+
+def centre_room(budget_kb: int, n_means: int, n_scales: int, n_features: int) -> int:
+    """How many centres fit into the budget beside a mean and a scale of so many numbers; may be below 1."""
+    return (budget_kb * 1024 - _BYTES_OF_THE_REST - 4 * n_means - 2 * n_scales) // (2 * n_features)
+
+
+def measured(block: Novelty, held_out: Features, scores: Float32 | None) -> Novelty:
+    """The block with its scale anew, from 50 held-out images or more; arguments as in `fit_novelty`."""
+    block, far = _with_doubt(block, held_out, scores)
     curve, ranks = distance_curve(far.astype(np.float64))
     return replace(block, distances=curve, ranks=ranks)
 
@@ -92,7 +103,7 @@ def distance_curve(distances: Float64) -> tuple[Float32, Float32]:
     return curve.astype(np.float32), ranks.astype(np.float32)
 
 
-def _measured(block: Novelty, held_out: Features, scores: Float32 | None) -> tuple[Novelty, Float32]:
+def _with_doubt(block: Novelty, held_out: Features, scores: Float32 | None) -> tuple[Novelty, Float32]:
     """The block with doubt beside distance, each varying as much as the other among held-out images, and
     how far those are."""
     distances = centroid_distance(block, held_out)
@@ -122,12 +133,8 @@ class _View:
         scale = np.clip(size / (GIANT * np.median(size)), 1, np.finfo(np.float16).max)
         return cls(
             mean.astype(np.float32) if mean.any() else np.zeros(1, np.float32),
-            _rounded(scale) if (scale > 1).any() else np.ones(1, np.float32),
+            rounded(scale) if (scale > 1).any() else np.ones(1, np.float32),
         )
-
-    @property
-    def n_bytes(self) -> int:
-        return 4 * len(self.mean) + 2 * len(self.scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +160,7 @@ class _Rows:
             directions = self.directions(rows[:MOST_ROWS_PER_CLASS])
             found.append(spherical_means(directions, max(1, min(each, len(rows) // ROWS_PER_CENTRE)), random))
         centres = np.concatenate(found)
-        return _rounded(spherical_means(centres, room, random) if len(centres) > room else centres)
+        return rounded(spherical_means(centres, room, random) if len(centres) > room else centres)
 
     def left_out_distances(self, block: Novelty, room: int, random: np.random.Generator) -> Float32:
         """Distance of training rows to centres that were made without them: (n,), n <= 4,000."""
@@ -182,6 +189,6 @@ def _members(targets: Ints, n_classes: int, random: np.random.Generator) -> list
     return [rows for rows in groups if len(rows)]
 
 
-def _rounded(values: Float32 | Float64) -> Float32:
+def rounded(values: Float32 | Float64) -> Float32:
     """To what the head's file keeps in two bytes each."""
     return np.asarray(values.astype(np.float16), dtype=np.float32)

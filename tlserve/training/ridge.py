@@ -67,7 +67,7 @@ class RidgeMethod:
             folds = (_ByColumns if rows.shape[1] < len(rows) else _ByRows)(seen, place)
 
             def try_step(step: int) -> Trial:
-                logits = folds.logits(_penalty(GRID[step], variance))
+                logits = folds.logits(penalty(GRID[step], variance))
                 place.tell()
                 return Trial.of(GRID[step], logits, exam.truth, link="softmax", usual=USUAL_TEMPERATURE)
 
@@ -84,7 +84,7 @@ class RidgeMethod:
         n_rows, n_columns = len(lesson.rows), self.width or lesson.rows.shape[1]
         with blas_threads(float(n_rows) * n_columns * min(n_rows, n_columns)):
             rows = self._columns(lesson.rows, place)
-            alpha = _penalty(attempt.chosen.setting, total_variance(rows))
+            alpha = penalty(attempt.chosen.setting, total_variance(rows))
             parameters = fit_ridge(replace(lesson, rows=rows), alpha, place.engine)
         place.check()
         return LastFit(self._layers(parameters, scaling))
@@ -119,10 +119,10 @@ def fit_ridge(lesson: Lesson, alpha: float, engine: Engine) -> Float64:
     rows = lesson.rows
     if rows.shape[1] < len(rows):
         gram, cross = _products(lesson, np.arange(len(rows)), engine)
-        return engine.solve(_penalised(gram, alpha), cross).T
+        return engine.solve(penalised(gram, alpha), cross).T
     kernel = engine.times(rows, np.ascontiguousarray(rows.T)).astype(np.float64)
     indicators = np.eye(lesson.n_classes)[lesson.targets]
-    duals, bias = _duals(kernel, indicators, lesson.weights, alpha, engine)
+    duals, bias = duals_of(kernel, indicators, lesson.weights, alpha, engine)
     weight = engine.times(np.ascontiguousarray(rows.T), duals.astype(np.float32)).astype(np.float64)
     return np.concatenate([weight, bias[None]]).T
 
@@ -132,7 +132,7 @@ def total_variance(rows: Float32) -> float:
     return float(rows.var(axis=0, dtype=np.float64).sum())
 
 
-def _penalty(setting: float, variance: float) -> float:
+def penalty(setting: float, variance: float) -> float:
     return setting * max(variance, _TINY)
 
 
@@ -159,7 +159,7 @@ class _ByColumns:
         found = room_for_scores(len(exam.asked), exam.lesson.n_classes)
         for fold, (gram, cross) in self._own.items():
             self._place.check()
-            parameters = self._place.engine.solve(_penalised(self._gram - gram, alpha), self._cross - cross)
+            parameters = self._place.engine.solve(penalised(self._gram - gram, alpha), self._cross - cross)
             at = exam.asked_in(fold)
             rows = exam.lesson.rows[exam.asked[at]]
             found[at] = rows @ parameters[:-1].astype(np.float32) + parameters[-1].astype(np.float32)
@@ -183,7 +183,7 @@ class _ByRows:
             seen = np.flatnonzero(exam.fold_of != fold)
             kernel = self._kernel[np.ix_(seen, seen)].astype(np.float64)
             indicators = np.eye(lesson.n_classes)[lesson.targets[seen]]
-            duals, bias = _duals(kernel, indicators, lesson.weights[seen], alpha, self._place.engine)
+            duals, bias = duals_of(kernel, indicators, lesson.weights[seen], alpha, self._place.engine)
             at = exam.asked_in(fold)
             nearness = self._kernel[np.ix_(exam.asked[at], seen)].astype(np.float64)
             found[at] = nearness @ duals + bias
@@ -205,7 +205,7 @@ def _products(lesson: Lesson, at: Ints, engine: Engine) -> tuple[Float64, Float6
     return gram, cross
 
 
-def _penalised(gram: Float64, alpha: float) -> Float64:
+def penalised(gram: Float64, alpha: float) -> Float64:
     """A copy with the penalty on all columns but the last."""
     found = gram.copy()
     diagonal = np.arange(len(gram) - 1)
@@ -215,7 +215,7 @@ def _penalised(gram: Float64, alpha: float) -> Float64:
     return found
 
 
-def _duals(
+def duals_of(
     kernel: Float64, indicators: Float64, weights: Float32, alpha: float, engine: Engine
 ) -> tuple[Float64, Float64]:
     """What each row adds to the scores, (n, n_classes), and the bias, (n_classes,). Overwrites `kernel`."""
