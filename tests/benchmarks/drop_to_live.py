@@ -30,9 +30,18 @@ from typing import Any
 
 from PIL import Image
 
-from tests.benchmarks.dropping import Drop, Dropper, calm, each, in_words, lay_out, median_steps, unlike
+from tests.benchmarks.dropping import (
+    Drop,
+    Dropper,
+    calm,
+    each,
+    in_words,
+    lay_out,
+    median_steps,
+    unlike,
+    wait_live,
+)
 from tests.benchmarks.installation import Installation, is_quick
-from tests.flow.daemon_process import wait_until
 from tlserve.runtime import read_build_spec
 
 MODEL = "flowers"
@@ -111,7 +120,7 @@ def in_tlserve(root: Path, shared: Path, pictures: Pictures) -> dict[str, float 
         lay_out(pictures.first, here.daemon.watch / MODEL)
         here.start()
         with here.client() as client:
-            wait_until(lambda: client.ready(MODEL), "the import went live", IMPORT_SECONDS)
+            wait_live(client, [MODEL], IMPORT_SECONDS)
             dropper = Dropper(here, client, MODEL, pictures.first[0].read_bytes())
             calm(here, client, [MODEL])
             start = dropper.live()
@@ -171,7 +180,7 @@ def from_scratch(root: Path, shared: Path, pictures: Pictures) -> dict[str, floa
     seconds, parts = [], []
     for _, files in pictures.drops[: 1 if is_quick() else RIVAL_RUNS]:
         lay_out(files, folder)
-        took, told = _run_script(folder, shared, root / "model.joblib", files[0])
+        took, told = _run_script(folder, shared, root / "model.pickle", files[0])
         seconds.append(took)
         parts.append({"start": took - sum(told["seconds"].values()), **told["seconds"]})
         print(f"  from scratch, {told['images']} images: {took:.2f} s ({in_words(parts[-1])})", flush=True)

@@ -30,6 +30,7 @@ from tlserve.release import Manifest
 POLL_SECONDS = 0.005
 PATIENCE_SECONDS = 120.0
 """After which a drop counts as never answered."""
+LOOK_SECONDS = 0.5
 CALM_SECONDS, QUIET_WINDOW_SECONDS = 600.0, 3.0
 AT_REST = frozenset({Phase.IDLE.value, Phase.WAITING.value, Phase.FAILED.value})
 
@@ -109,6 +110,16 @@ class Dropper:
         print(f"  ! {self.client.model(self.model).message}")
         for line in self.client.versions(self.model)[-3:]:
             print(f"  ! version {line.version}, {line.images} images, {line.state}: {line.reason}")
+
+
+def wait_live(client: Client, models: Sequence[str], seconds: float) -> None:
+    """Wait until all of them answer; fails at once when a pass fails. Looks twice a second."""
+    deadline = time.monotonic() + seconds
+    while not all(client.ready(model) for model in models):
+        for one in client.models():
+            assert one.phase != Phase.FAILED.value, f"{one.model}: {one.message}"
+        assert time.monotonic() < deadline, f"after {seconds:.0f} s: {', '.join(models)} are not all live"
+        time.sleep(LOOK_SECONDS)
 
 
 def calm(here: Installation, client: Client, models: Sequence[str]) -> None:

@@ -25,11 +25,11 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from tests.benchmarks import extraction
-from tests.benchmarks.dropping import calm, in_words, lay_out
+from tests.benchmarks.dropping import calm, in_words, lay_out, wait_live
 from tests.benchmarks.installation import Installation, is_quick
-from tests.flow.daemon_process import wait_until
 from tlserve.client import Client
 from tlserve.core.errors import TlserveError
+from tlserve.core.lifecycle import Phase
 from tlserve.rpc.backend import ModelEvent
 from tlserve.runtime import read_build_spec
 
@@ -41,6 +41,9 @@ N_PHOTOS, QUICK_PHOTOS = 512, 64
 """Of the bound's measurement."""
 QUICK_IMAGES = 60
 """Of each class, in a trial run."""
+TRIAL = "trying a precision"
+NOTES = {"preparing": "preparing the backbone", "making": "making a build", "trying": TRIAL}
+"""What a message of the phase `extracting` begins with, where it is about the backbone."""
 IMPORT_SECONDS = 600.0
 REST_SECONDS = 5.0
 """After the start: whatever a daemon does with nothing to learn is over by then."""
@@ -59,6 +62,8 @@ class Import:
     """To the first live version with all images."""
     phases: Mapping[str, float]
     """Seconds up to then."""
+    n_extracted: int
+    """Images that passed in the phase `extracting`, without those of a trial."""
     bound: float
     """Images a second."""
     extraction: float
@@ -92,7 +97,7 @@ def imported(shared: Path, precision: str) -> Import:
             with here.client() as client, watched(client) as events:
                 time.sleep(REST_SECONDS)
                 pictures.rename(here.daemon.watch / MODEL)
-                wait_until(lambda: client.ready(MODEL), "a first version is live", IMPORT_SECONDS)
+                wait_live(client, [MODEL], IMPORT_SECONDS)
                 calm(here, client, [MODEL])
                 swaps = {e.version: e.at for e in events if e.kind == "swap" and e.version is not None}
                 images = {line.version: line.images for line in client.versions(MODEL)}
@@ -102,15 +107,17 @@ def imported(shared: Path, precision: str) -> Import:
             n_photos = QUICK_PHOTOS if is_quick() else N_PHOTOS
             figures = extraction.measure(build, photos[:: max(1, len(photos) // n_photos)], rounds=1)
         precision = read_build_spec(build).precision
-    whole = min(version for version in swaps if images[version] == max(images.values()))
+    whole = min(version for version in swaps if images.get(version) == max(images.values()))
     first, noticed = min(swaps), events[0].at
+    seconds, n_extracted = phases(events, swaps[whole])
     return Import(
         n_images=images[whole],
         precision=precision,
         first_seconds=swaps[first] - noticed,
         first_images=images[first],
         whole_seconds=swaps[whole] - noticed,
-        phases=phases(events, swaps[whole]),
+        phases=seconds,
+        n_extracted=n_extracted,
         bound=figures["bound, images/s"],
         extraction=figures[f"extraction / bound (bar {extraction.BAR})"],
     )
@@ -140,13 +147,31 @@ def watched(client: Client) -> Iterator[list[ModelEvent]]:
     yield events
 
 
-def phases(events: Sequence[ModelEvent], until: float) -> dict[str, float]:
-    """Seconds in each phase: from one event to the next, the model is in the former's."""
+def phases(events: Sequence[ModelEvent], until: float) -> tuple[dict[str, float], int]:
+    """(seconds in each phase, images that passed in `extracting`), all before `until`, in Unix time.
+
+    From one event to the next, the model is in the former's phase.
+    """
     seconds: dict[str, float] = defaultdict(float)
+    step, n_passed = "", 0
     for event, after in itertools.pairwise(events):
+        step = _step(event, step)
         if after.at <= until:
-            seconds["between" if event.kind == "swap" else event.phase] += after.at - event.at
-    return dict(seconds)
+            seconds[step] += after.at - event.at
+            if step == Phase.EXTRACTING.value and _step(after, step) != step:
+                n_passed += event.done
+    return dict(seconds), n_passed
+
+
+def _step(event: ModelEvent, before: str) -> str:
+    """The phase, with what is done about the backbone told apart from passing the images."""
+    if event.kind == "swap":
+        return "between versions"
+    if event.phase != Phase.EXTRACTING.value:
+        return event.phase
+    if before == TRIAL and event.kind == "progress" and event.total:
+        return TRIAL
+    return next((step for words, step in NOTES.items() if event.message.startswith(words)), event.phase)
 
 
 def _lines(setting: str, imports: Sequence[Import]) -> dict[str, float | str]:
@@ -154,7 +179,7 @@ def _lines(setting: str, imports: Sequence[Import]) -> dict[str, float | str]:
         print(f"  {one.words()}", flush=True)
     names = dict.fromkeys(name for one in imports for name in one.phases)
     typical = {name: median(one.phases.get(name, 0.0) for one in imports) for name in names}
-    extracting = typical.get("extracting", 0.0)
+    passed = [i.n_extracted / i.phases["extracting"] / i.bound for i in imports if i.n_extracted]
     bound = median(one.bound for one in imports)
     lines: dict[str, float | str] = {
         f"images/s over the bound, median of {len(imports)} (at least {BAR:g})": median(
@@ -168,7 +193,7 @@ def _lines(setting: str, imports: Sequence[Import]) -> dict[str, float | str]:
         "taken": ", ".join(one.precision for one in imports),
         "phases, medians, s": in_words(typical),
         "the seconds that the bound allows": imports[0].n_images / bound,
-        "of the bound while extracting": imports[0].n_images / extracting / bound if extracting else "none",
+        "of the bound while extracting": median(passed) if passed else "nothing was extracted",
         "extraction alone, of the bound": median(one.extraction for one in imports),
         "first live version, s": median(one.first_seconds for one in imports),
         "its images": ", ".join(str(one.first_images) for one in imports),

@@ -24,7 +24,17 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image
 
-from tests.benchmarks.dropping import AT_REST, Drop, Dropper, calm, each, lay_out, median_steps, unlike
+from tests.benchmarks.dropping import (
+    AT_REST,
+    Drop,
+    Dropper,
+    calm,
+    each,
+    lay_out,
+    median_steps,
+    unlike,
+    wait_live,
+)
 from tests.benchmarks.installation import Installation, is_quick
 from tests.flow.daemon_process import wait_until
 from tlserve.client import Client
@@ -92,7 +102,7 @@ def measured(dropper: Dropper, aside: list[Path], n_large: int) -> dict[str, flo
     """aside: pictures of the first class that no model has; n_large: how many the tenth model brings."""
     here, client = dropper.here, dropper.client
     n_drops, n_resting = (QUICK_DROPS, 1) if is_quick() else (DROPS, RESTING_DROPS)
-    wait_until(lambda: all(client.ready(model) for model in SMALLS), "all are live", START_SECONDS)
+    wait_live(client, SMALLS, START_SECONDS)
     resting = []
     for _ in range(n_resting):
         calm(here, client, SMALLS)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,13 +23,20 @@ from tlserve.core.types import LabelledImage, Snapshot
 from tlserve.ingest import Catalog, FolderMemory, ReconcileCancelled, ScanRules, reconcile
 from tlserve.ingest.taking import snapshot_id
 
-Seen = tuple[str, object]
+Seen = tuple[str, tuple[Any, ...]]
+
+
+class Contents(list[bytes]):
+    """What files are made of."""
+
+    def __repr__(self) -> str:
+        return f"{len(self)} contents"
 
 
 class Garden:
     """A model's folder that is changed step by step, as a watcher would tell of it."""
 
-    def __init__(self, root: Path, contents: list[bytes]) -> None:
+    def __init__(self, root: Path, contents: Contents) -> None:
         self.root, self.contents = root, contents
         self.folder = root / "watch" / "flowers"
         self.folder.mkdir(parents=True)
@@ -35,20 +44,20 @@ class Garden:
 
     def put(self, path: str, content: int) -> None:
         file = self.folder / path
-        if file.is_dir():
+        if not self._is_reached_by_folders(file) or file.is_dir():
             return
         for parent in reversed(file.parents):
-            if parent.is_relative_to(self.folder) and not parent.exists():
+            if not parent.exists():
                 parent.mkdir()
                 self._touch(parent)
-            if parent.is_file():
-                return
         file.unlink(missing_ok=True)
         file.write_bytes(self.contents[content % len(self.contents)])
         self._touch(file)
 
     def remove(self, path: str) -> None:
         target = self.folder / path
+        if not self._is_reached_by_folders(target):
+            return
         if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
         else:
@@ -57,22 +66,32 @@ class Garden:
 
     def move(self, path: str, to: str) -> None:
         source, target = self.folder / path, self.folder / to
-        if source.exists() and not target.exists() and target.parent.is_dir() and not to.startswith(path):
+        reached = self._is_reached_by_folders(source) and self._is_reached_by_folders(target)
+        free = not os.path.lexists(target) and target.parent.is_dir() and not to.startswith(path)
+        if reached and free and os.path.lexists(source):
             source.rename(target)
             self._touch(source)
             self._touch(target)
 
     def link(self, path: str, to: str) -> None:
         link = self.folder / path
-        if link.parent.is_dir() and not link.exists() and not link.is_symlink():
+        if self._is_reached_by_folders(link) and link.parent.is_dir() and not os.path.lexists(link):
             link.symlink_to(self.folder / to)
             self._touch(link)
 
     def make_folder(self, path: str) -> None:
         folder = self.folder / path
-        if not folder.exists() and folder.parent.is_dir():
+        reached = self._is_reached_by_folders(folder)
+        if reached and folder.parent.is_dir() and not os.path.lexists(folder):
             folder.mkdir()
             self._touch(folder)
+
+    def _is_reached_by_folders(self, path: Path) -> bool:
+        """Not through a link or a file: a watcher names the place where something really is."""
+        parents = path.parents[: len(path.relative_to(self.folder).parts) - 1]
+        return all(parent.is_dir() or not os.path.lexists(parent) for parent in parents) and not any(
+            parent.is_symlink() for parent in parents
+        )
 
     def _touch(self, path: Path) -> None:
         # What lies loose in the model's folder is not worth a hint, so the watcher tells of folders only.
@@ -109,12 +128,12 @@ RULES = ScanRules(max_pixels=10_000)
 
 
 @pytest.fixture(scope="module")
-def contents_of_files(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+def contents_of_files(tmp_path_factory: pytest.TempPathFactory) -> Contents:
     """Pictures, some saved again (near duplicates), and what is no picture."""
     folder = tmp_path_factory.mktemp("contents")
     pictures = [picture(folder / f"{seed}.jpg", seed).read_bytes() for seed in range(24)]
     again = [picture(folder / f"{seed}-.jpg", seed, quality=60).read_bytes() for seed in range(8)]
-    return [*pictures, *again, b"", b"no picture", pictures[0][:-300]]
+    return Contents([*pictures, *again, b"", b"no picture", pictures[0][:-300]])
 
 
 class Eye:
@@ -143,7 +162,7 @@ class Eye:
         except MassDisappearance as held:
             return "held", (held.before, held.now)
         except ReconcileCancelled:
-            return "cancelled", None
+            return "cancelled", ()
         self.snapshot = snapshot
         assert snapshot.snapshot_id == snapshot_id(snapshot.images)
         # How it differs depends on what was remembered, and is asserted elsewhere.
@@ -156,8 +175,10 @@ class Eye:
         )
 
 
-def in_a_garden(contents: list[bytes], act: Callable[[Garden], None]) -> None:
-    with tempfile.TemporaryDirectory() as root:
+def in_a_garden(contents: Contents, act: Callable[[Garden], None]) -> None:
+    # In memory where there is such a place: hundreds of catalogs are made, and each is made durable.
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as root:
         act(Garden(Path(root), contents))
 
 
@@ -166,10 +187,10 @@ def do(garden: Garden, steps: list[tuple[object, ...]]) -> None:
         getattr(garden, str(name))(*values)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=50)
 @given(start=starts, story=st.lists(looks, min_size=1, max_size=6))
 def test_three_ways_to_look_see_the_same(
-    contents_of_files: list[bytes],
+    contents_of_files: Contents,
     start: list[tuple[object, ...]],
     story: list[tuple[list[tuple[object, ...]], bool, int]],
 ) -> None:
@@ -195,7 +216,7 @@ def test_three_ways_to_look_see_the_same(
 @settings(deadline=None, max_examples=30)
 @given(start=starts, changes=st.lists(steps, min_size=1, max_size=8), reads=st.integers(0, 4))
 def test_a_look_that_was_cancelled_is_made_good_by_the_next(
-    contents_of_files: list[bytes],
+    contents_of_files: Contents,
     start: list[tuple[object, ...]],
     changes: list[tuple[object, ...]],
     reads: int,
@@ -207,7 +228,7 @@ def test_a_look_that_was_cancelled_is_made_good_by_the_next(
         garden.touched.clear()
         do(garden, changes)
         hearing.look(cancel_after=reads)
-        assert hearing.look() == other.look()
+        assert without_effort(hearing.look()) == without_effort(other.look())
         for eye in (hearing, other):
             eye.catalog.close()
 
@@ -217,7 +238,7 @@ def test_a_look_that_was_cancelled_is_made_good_by_the_next(
 @settings(deadline=None, max_examples=30)
 @given(start=starts, story=st.lists(looks, min_size=1, max_size=5))
 def test_a_snapshot_says_how_it_differs_from_the_one_before(
-    contents_of_files: list[bytes],
+    contents_of_files: Contents,
     start: list[tuple[object, ...]],
     story: list[tuple[list[tuple[object, ...]], bool, int]],
 ) -> None:
@@ -243,6 +264,12 @@ def test_a_snapshot_says_how_it_differs_from_the_one_before(
         eye.catalog.close()
 
     in_a_garden(contents_of_files, act)
+
+
+def without_effort(seen: Seen) -> tuple[object, ...]:
+    """What was read before a look was cancelled is not read again."""
+    _, (snapshot, *others) = seen
+    return replace(snapshot, files_opened=0), *others
 
 
 def meanings(images: tuple[LabelledImage, ...]) -> set[tuple[str, str, str]]:

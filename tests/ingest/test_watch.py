@@ -25,17 +25,20 @@ STILL_SECONDS = 1.0
 """Long enough for a wrong hint to settle."""
 
 
+Touched = frozenset[str] | None
+
+
 class Told:
     """What a watcher said, for other threads to wait for."""
 
     def __init__(self) -> None:
-        self.ready: list[tuple[str, float]] = []
+        self.ready: list[tuple[str, float, Touched]] = []
         self.hints: list[str] = []
         self._news = threading.Condition()
 
-    def on_ready(self, model: str, noticed_at: float) -> None:
+    def on_ready(self, model: str, noticed_at: float, touched: Touched) -> None:
         with self._news:
-            self.ready.append((model, noticed_at))
+            self.ready.append((model, noticed_at, touched))
             self._news.notify_all()
 
     def on_hint(self, model: str) -> None:
@@ -47,8 +50,12 @@ class Told:
         with self._news:
             assert self._news.wait_for(done, DEADLINE_SECONDS), f"only {self.ready} in {DEADLINE_SECONDS} s"
 
+    def touched(self) -> set[str]:
+        """All that was named so far."""
+        return {path for _, _, touched in self.ready for path in touched or ()}
+
     def wait_for(self, *models: str) -> None:
-        self.wait(lambda: set(models) <= {model for model, _ in self.ready})
+        self.wait(lambda: set(models) <= {model for model, *_ in self.ready})
         self.ready.clear()
 
 
@@ -137,23 +144,24 @@ def allow_reading(root: Path) -> None:
     (root / "flowers/some class/1.jpg").chmod(0o600)
 
 
-CHANGES = [
-    put_new,
-    put_loose,
-    rename_class,
-    delete_class,
-    move_class_in,
-    move_class_out,
-    move_model_in,
-    finish_download,
-    delete_file,
-    write_settings,
-    allow_reading,
-]
+TOUCHED: dict[Callable[[Path], None], set[str]] = {
+    put_new: {"daisy"},
+    put_loose: {"some class/2.jpg"},
+    rename_class: {"some class", "another"},
+    delete_class: {"some class"},
+    move_class_in: {"tulips"},
+    move_class_out: {"some class"},
+    move_model_in: set(),
+    finish_download: {"some class/2.jpg"},
+    delete_file: {"some class/1.jpg"},
+    write_settings: set(),
+    allow_reading: {"some class/1.jpg"},
+}
+"""What each change touches at least, and nothing but that and what is in it; nothing: it may be anything."""
 
 
 @pytest.mark.parametrize("polling", ["never", "always"])
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", TOUCHED)
 def test_a_change_of_a_model_is_noticed(
     change: Callable[[Path], None],
     polling: str,
@@ -167,8 +175,13 @@ def test_a_change_of_a_model_is_noticed(
     before = time.time()
     change(root)
     told.wait(lambda: bool(told.ready))
-    assert {model for model, _ in told.ready} == {"flowers"}
+    assert {model for model, *_ in told.ready} == {"flowers"}
     assert before - 1 <= told.ready[0][1] <= time.time()
+    if polling == "always" or not TOUCHED[change]:
+        assert told.ready[0][2] is None
+    else:
+        told.wait(lambda: told.touched() >= TOUCHED[change])
+        assert all(any(path.startswith(of) for of in TOUCHED[change]) for path in told.touched())
     assert told.hints[0] == "flowers"
 
 
@@ -240,9 +253,9 @@ def test_no_callback_comes_after_stop(root: Path, told: Told, watching: Callable
 
 
 def test_a_callback_may_stop_the_watcher_and_may_fail(root: Path, told: Told) -> None:
-    def stop(model: str, noticed_at: float) -> None:
+    def stop(model: str, noticed_at: float, touched: Touched) -> None:
         watcher.stop()
-        told.on_ready(model, noticed_at)
+        told.on_ready(model, noticed_at, touched)
         raise RuntimeError("on purpose")
 
     watcher = FolderWatcher(root, stop, settle_seconds=SETTLE_SECONDS)
@@ -255,8 +268,8 @@ def test_a_callback_may_stop_the_watcher_and_may_fail(root: Path, told: Told) ->
 
 
 def test_a_failing_callback_does_not_end_the_watch(root: Path, told: Told) -> None:
-    def fail(model: str, noticed_at: float) -> None:
-        told.on_ready(model, noticed_at)
+    def fail(model: str, noticed_at: float, touched: Touched) -> None:
+        told.on_ready(model, noticed_at, touched)
         raise RuntimeError("on purpose")
 
     watcher = FolderWatcher(root, fail, settle_seconds=SETTLE_SECONDS)
@@ -335,7 +348,55 @@ def test_lost_events_hint_at_every_model(
     watching()
     # This is how watchdog tells that the kernel's queue overflowed: in its log, and nowhere else.
     logging.getLogger("watchdog.observers.inotify_c").warning("Inotify queue overflowed")
-    told.wait_for("flowers", "trees")
+    told.wait(lambda: {model for model, *_ in told.ready} == {"flowers", "trees"})
+    assert [touched for *_, touched in told.ready] == [None, None]
+
+
+def test_what_changes_after_a_hint_belongs_to_the_next(
+    root: Path, told: Told, watching: Callable[..., FolderWatcher]
+) -> None:
+    watching()
+    put_loose(root)
+    told.wait(lambda: told.touched() == {"some class/2.jpg"})
+    told.ready.clear()
+    delete_file(root)
+    told.wait(lambda: told.touched() == {"some class/1.jpg"})
+
+
+def test_a_file_moved_between_models_touches_both(
+    root: Path, told: Told, watching: Callable[..., FolderWatcher]
+) -> None:
+    watching()
+    (root / "flowers/some class/1.jpg").rename(root / "trees/some class/3.jpg")
+    told.wait(lambda: len(told.ready) == 2)
+    assert {model: touched for model, _, touched in told.ready} == {
+        "flowers": {"some class/1.jpg"},
+        "trees": {"some class/3.jpg"},
+    }
+
+
+def test_names_that_are_not_utf8_are_not_passed_on(
+    root: Path, told: Told, watching: Callable[..., FolderWatcher]
+) -> None:
+    watching()
+    picture(root / "flowers/some class" / os.fsdecode(b"\xff.jpg"), 2)
+    told.wait(lambda: bool(told.ready))
+    assert told.ready[0][2] is None
+
+
+def test_closed_files_are_not_waited_for_long(
+    root: Path, told: Told, watching: Callable[..., FolderWatcher]
+) -> None:
+    watching(settle_seconds=5.0, max_wait_seconds=60.0)
+    began = time.monotonic()
+    put_loose(root)
+    told.wait_for("flowers")
+    assert time.monotonic() - began < 2.5
+    with (root / "flowers/some class/open.jpg").open("wb") as stream:
+        stream.write(b"x")
+        stream.flush()
+        time.sleep(STILL_SECONDS)
+        assert told.ready == []
 
 
 def test_the_kind_is_told_with_its_reason(root: Path, watching: Callable[..., FolderWatcher]) -> None:
@@ -352,7 +413,8 @@ Path("/proc/sys/user/" + sys.argv[2]).write_text(sys.argv[3])
 from tlserve.ingest import FolderWatcher
 told = []
 root = Path(sys.argv[1])
-watcher = FolderWatcher(root, lambda model, at: told.append(model), settle_seconds=0.2, polling=sys.argv[4])
+note = lambda model, noticed_at, touched: told.append(model)
+watcher = FolderWatcher(root, note, settle_seconds=0.2, polling=sys.argv[4])
 watcher.start()
 print(watcher.status.kind, watcher.status.healthy, watcher.status.reason)
 if watcher.status.kind == "polling":

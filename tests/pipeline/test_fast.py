@@ -62,7 +62,7 @@ def test_only_what_a_drop_touched_is_opened_and_passed(stage: Stage) -> None:
 
 def test_the_full_recipe_replaces_a_fast_version_only_if_it_is_better(stage: Stage) -> None:
     stage.go_live(fast_version(stage).version)
-    done = stage.run(HURRIED)
+    done = stage.run(HURRIED, refine=True)
     manifest = stage.manifest(3)
     assert (done.version, done.refine, manifest.instant) == (3, False, False)
     assert manifest.plan == stage.manifest(1).plan
@@ -72,13 +72,15 @@ def test_the_full_recipe_replaces_a_fast_version_only_if_it_is_better(stage: Sta
     assert stage.shop.versions.versions("shapes") == [1, 2, 3]
 
 
-def test_a_fast_version_that_nobody_refined_is_refined_by_the_next_look(stage: Stage) -> None:
+def test_a_fast_version_that_nobody_refined_is_noticed_by_the_next_look(stage: Stage) -> None:
     stage.go_live(fast_version(stage).version)
     stage.reopen()  # the trainer was killed
-    hint = stage.run(HURRIED, depth=Depth.INSTANT)
-    assert (hint.outcome, hint.refine) == ("unchanged", True)
-    assert stage.run(HURRIED).version == 3
+    for depth in (Depth.INSTANT, Depth.QUICK):
+        look = stage.run(HURRIED, depth=depth)
+        assert (look.outcome, look.refine) == ("unchanged", True)
+    assert stage.run(HURRIED, refine=True).version == 3
     assert not stage.manifest(3).instant
+    assert not stage.run(HURRIED).refine
 
 
 def test_the_full_recipe_is_remembered_through_several_fast_versions(stage: Stage) -> None:
@@ -88,7 +90,7 @@ def test_the_full_recipe_is_remembered_through_several_fast_versions(stage: Stag
         touched = drop(stage, 4, seed)
         stage.go_live(stage.run(recipe, depth=Depth.INSTANT, touched=touched).version)
     assert stage.manifest(3).instant
-    stage.run(recipe)
+    stage.run(recipe, refine=True)
     plan = stage.manifest(4).plan
     assert plan is not None
     assert plan.head is HeadKind.OVR

@@ -1,5 +1,7 @@
-"""A small real process whose passes over `large` take long: it hears cancels as the trainer does, and remembers
-them and the images that it passed."""
+"""A small real process whose passes over `large` take long.
+
+It hears cancels as the trainer does, and remembers them as well as the images that it passed.
+"""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class Shows(Protocol):
 
 
 class Notes:
-    """What was told of passes. What a board does not allow is kept in `wrong`."""
+    """What was told of passes. What a board, or the test, does not allow is kept in `wrong`."""
 
     def __init__(self, board: Shows | None = None) -> None:
         self._board = board
@@ -87,7 +87,10 @@ class Notes:
     async def pass_ended(self, request: PassRequest, done: PassDone) -> None:
         self._try(lambda board: board.ended(done))
         self.ended.append(done)
-        self.when_ended(request, done)
+        try:
+            self.when_ended(request, done)
+        except Exception as exc:
+            self.wrong.append(exc)
 
     def _try(self, move: Callable[[Shows], None]) -> None:
         if self._board is not None:

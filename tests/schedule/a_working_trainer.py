@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tlserve.core.errors import TrainerFailed
 from tlserve.core.lifecycle import Phase
 from tlserve.core.messages import Exported, ExportFileJob, ExportJob, Job, PassDone, PassJob, Progress
 from tlserve.schedule.keeper import LastEvent
 
-STEP_SECONDS = 0.004
+STEP_SECONDS = 0.005
 
 
 @dataclass
@@ -31,8 +31,6 @@ class Task:
     """Whether what is published is a fast version."""
     images_passed: int = 0
     fit_steps: int = 0
-    looked_at: list[tuple[str, ...] | None] = field(default_factory=list)
-    """What each look that was completed was to look at."""
 
 
 class _ToldToEnd(Exception):
@@ -46,6 +44,8 @@ class WorkingTrainer:
         self.tasks = tasks
         self.jobs: list[Job] = []
         self.tell: Callable[[Progress], None] = lambda progress: None
+        self.when_looked: Callable[[str, tuple[str, ...] | None], None] = lambda model, touched: None
+        """Called when a look is complete, with what it was to look at."""
         self._told_to_end: set[str] = set()
 
     async def cancel(self, job_id: str) -> None:
@@ -71,7 +71,7 @@ class WorkingTrainer:
 
     async def _pass(self, job: PassJob, task: Task) -> None:
         await self._phase(job, Phase.SCANNING, task.scan)
-        task.looked_at.append(job.touched)
+        self.when_looked(job.model, job.touched)
         if task.images > task.images_passed:
             self._say(job, Phase.EXTRACTING)
             todo = task.images - task.images_passed

@@ -81,16 +81,3 @@ async def test_a_trainer_that_is_killed_after_it_was_told_to_make_room_loses_nob
         assert play.keeper.restarts == 1
     finally:
         await play.end()
-
-
-async def test_a_job_that_is_cancelled_before_there_is_a_trainer_ends_as_soon_as_there_is_one() -> None:
-    play = Play()
-    try:
-        play.scheduler.study("large")
-        await until(lambda: play.keeper.job is None)
-        # At once, and so before the process is there.
-        play.scheduler.changed("small", 2.0)
-        await until(lambda: ("small", "published") in play.outcomes)
-        assert play.outcomes[0] == ("large", "cancelled")
-    finally:
-        await play.end()

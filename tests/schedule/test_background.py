@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.schedule.a_stage import ObedientTrainer, Stage, playing, until
-from tlserve.core.messages import Compared, CompareJob, ExportFileJob, PassJob, Recipe
+from tlserve.core.messages import Compared, CompareJob, ExportFileJob, ExportJob, PassJob, Recipe
 from tlserve.core.plan import Depth
 
 

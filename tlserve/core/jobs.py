@@ -53,6 +53,8 @@ class PassJob:
     """Files and folders, relative to the model's, that are all that changed since the pass before; None: look
     at everything."""
     depth: Depth = Depth.QUICK
+    refine: bool = False
+    """Whether this is the full recipe's turn on the images of a fast version."""
     tuned: str | None = None
     """Digest of the fine-tuned build to learn on and to judge, when this pass follows a fine-tuning."""
 

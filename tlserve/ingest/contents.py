@@ -29,7 +29,7 @@ class Voices(NamedTuple):
 class Contents:
     def __init__(self) -> None:
         self._holders: dict[str, Holders] = {}
-        self._conflicts: set[str] = set()
+        self._conflicts: dict[str, list[str]] = {}
 
     def __contains__(self, digest: str) -> bool:
         return digest in self._holders
@@ -70,10 +70,10 @@ class Contents:
         for digest, old in before.items():
             held = self._holders.get(digest)
             new = None if held is None else _speaker(held)
-            if new is None and held is not None:
-                self._conflicts.add(digest)
+            if new is None and isinstance(held, list):
+                self._conflicts[digest] = held
             else:
-                self._conflicts.discard(digest)
+                self._conflicts.pop(digest, None)
             if new != old:
                 if old is not None:
                     voices.silenced[digest] = old
@@ -82,8 +82,7 @@ class Contents:
         return voices
 
     def problems(self) -> Iterator[Problem]:
-        for digest in self._conflicts:
-            first, *others = self._holders[digest]
+        for first, *others in self._conflicts.values():
             elsewhere = " and in ".join(path for path in others if label_of(path) != label_of(first))
             advice = "left out of training until only one class has it"
             yield Problem("conflict", first, f"the same image is also in {elsewhere}; {advice}")

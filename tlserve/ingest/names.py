@@ -55,6 +55,11 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def is_inside(path: str) -> bool:
+    """Whether a relative path is written as a walk writes it, and is not the folder itself."""
+    return not {"", ".", ".."} & set(path.split("/"))
+
+
 def above(path: str) -> Iterator[str]:
     """The folders that `path` lies in, the outermost first; not the model's own."""
     end = path.find("/")

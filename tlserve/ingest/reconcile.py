@@ -20,7 +20,8 @@ from tlserve.images import DEFAULT_MAX_PIXELS
 from tlserve.ingest.catalog import Catalog, Change, KnownFile
 from tlserve.ingest.knowledge import Knowledge, Learnt
 from tlserve.ingest.memory import FolderMemory
-from tlserve.ingest.reading import FileReader, Unread
+from tlserve.ingest.names import is_inside
+from tlserve.ingest.reading import FileReader, Judged, Unread
 from tlserve.ingest.sorting import sort
 from tlserve.ingest.walk import Stamp, Walk, walk, walk_touched
 
@@ -77,7 +78,7 @@ def reconcile(
         known = Knowledge(catalog.files(model))
     found = _walk(folder, rules, touched, model=model, known=known, accept_deletions=accept_deletions)
     sorting = sort(found, known, max_pixels=rules.max_pixels, most_unread=most_unread)
-    judged = known.judged() if sorting.to_read else {}.get
+    judged: Judged = known.judged() if sorting.to_read else lambda digest: None
     reader = FileReader(folder, max_pixels=rules.max_pixels, judged=judged)
     read = _read(
         catalog, model, reader, sorting.to_read, workers=workers, on_progress=on_progress, cancelled=cancelled
@@ -128,7 +129,12 @@ def _walk(
     accept_deletions: bool,
 ) -> Walk:
     try:
-        if touched is None or not known.is_complete or rules.follow_symlinks:
+        if (
+            touched is None
+            or not all(map(is_inside, touched))
+            or not known.is_complete
+            or rules.follow_symlinks
+        ):
             return walk(folder, follow_symlinks=rules.follow_symlinks)
         return walk_touched(folder, {*touched, *known.in_doubt()}, known.around.classes)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,8 +1,8 @@
 """When a model has been quiet for long enough to be looked at, and what changed. Pure: the clock is injected.
 
 A pass starts when nothing changed for `settle_seconds`, or `max_wait_seconds` after the first change
-whatever goes on: a steady drip must not starve. Where every changed file was seen closed or moved in, a
-tenth of a second is enough, because nobody is in the middle of writing one.
+whatever goes on: a steady drip must not starve. Where it is known what changed, and every changed file was
+seen closed or moved in, a tenth of a second is enough, because nobody is in the middle of writing one.
 """
 
 from __future__ import annotations
@@ -88,7 +88,9 @@ class SettleTimer:
         return max(0.0, min(map(self._due, self._unrest.values())) - self._clock())
 
     def _due(self, unrest: _Unrest) -> float:
-        quiet = self._settle_seconds if unrest.open_files else min(self._settle_seconds, CLOSED_SECONDS)
+        quiet = self._settle_seconds
+        if unrest.touched is not None and not unrest.open_files:
+            quiet = min(quiet, CLOSED_SECONDS)
         return min(unrest.last + quiet, unrest.first + self._max_wait_seconds)
 
     @staticmethod

@@ -27,7 +27,7 @@ class Ending:
         newest = self._newest(bench.spec.digest)
         if newest is None or not same_work(newest, snapshot, bench, self._job.recipe):
             return None
-        if newest.instant and self._job.depth is not Depth.INSTANT:
+        if newest.instant and (self._job.refine or self._job.depth not in (Depth.INSTANT, Depth.QUICK)):
             # The full recipe has not spoken on these images yet.
             return None
         ended = self._as_before(newest, state, live)

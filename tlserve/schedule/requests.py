@@ -92,16 +92,16 @@ class PassRequest:
 
     def joined(self, newer: PassRequest) -> PassRequest:
         """Both wishes as one: the earliest notice and everything that either asked for."""
-        force = self.force or newer.force
         return replace(
             self,
             job_id=self._id_with(newer),
             noticed_at=_earliest(self.noticed_at, newer.noticed_at),
             settled_at=_earliest(self.settled_at, newer.settled_at),
             accept_deletions=self.accept_deletions or newer.accept_deletions,
-            force=force,
+            force=self.force or newer.force,
             asked=self.asked or newer.asked,
-            depth=Depth.INSTANT if Depth.INSTANT in (self.depth, newer.depth) and not force else Depth.QUICK,
+            # Also where a person asked for a retraining: the full recipe follows a fast version by itself.
+            depth=Depth.INSTANT if Depth.INSTANT in (self.depth, newer.depth) else Depth.QUICK,
             touched=all_touched(self.touched, newer.touched),
             goes_on=(self.goes_on or newer.goes_on) and not (self.is_change or newer.is_change),
             interrupted=max(self.interrupted, newer.interrupted),

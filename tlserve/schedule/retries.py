@@ -15,7 +15,7 @@ class Retries:
     """At most one a model. again: called in the event loop with a pass whose pause is over."""
 
     def __init__(
-        self, again: Callable[[PassRequest], None], first_seconds: float = FIRST_RETRY_SECONDS
+        self, again: Callable[[PassRequest], object], first_seconds: float = FIRST_RETRY_SECONDS
     ) -> None:
         self._again, self._first_seconds = again, first_seconds
         self._failures: dict[str, int] = {}

@@ -5,7 +5,7 @@ look wrong. Trainer only. Rows and labels come in, heads and numbers come out; n
 touched here.
 """
 
-from tlserve.training.examples import Examples
+from tlserve.training.examples import Examples, StreamedExamples
 from tlserve.training.fit import train, train_softmax
 from tlserve.training.instant import InstantState
 from tlserve.training.judged import judged_on
@@ -15,7 +15,6 @@ from tlserve.training.prediction import measured_speed, predicted_seconds
 from tlserve.training.rows import ArrayRows, RowSource
 from tlserve.training.similarity import chance_level, score_taps
 from tlserve.training.steady import steady_accuracy
-from tlserve.training.streamed import StreamedExamples
 from tlserve.training.suspects import likely_mislabelled
 from tlserve.training.trained import OutOfFold, TrainedHead
 

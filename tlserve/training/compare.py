@@ -55,6 +55,13 @@ def run_entry(method: Method, exam: Exam, lesson: Lesson, place: Workplace, *, a
     return Entry(method.kind, method, attempt, time.perf_counter() - began)
 
 
+def attempt_of(entry: Entry) -> Attempt:
+    """Of a kind that was tried."""
+    if entry.attempt is None:
+        raise ValueError(f"{entry.kind} was not tried")
+    return entry.attempt
+
+
 def too_dear(method: Method, exam: Exam, lesson: Lesson, place: Workplace) -> str:
     """Why a comparison cannot afford this kind, if it cannot."""
     times = method.flops(exam, lesson) / (MOST_FLOPS * place.engine.speed)

@@ -10,6 +10,10 @@ import numpy as np
 from tlserve.core.errors import NonFiniteRow
 from tlserve.core.types import Features
 from tlserve.training.arrays import Float32, Ints
+from tlserve.training.rows import RowSource
+
+COMFORTABLE_BYTES = 2**30
+"""Rows that take no more as float32 are simply read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,3 +94,44 @@ class Examples:
             return self
         own = np.arange(self.n_images)
         return Examples(self.rows[: self.n_images], own, self.targets, self.names, self.groups)
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedExamples:
+    """What a head learns from, its rows left where they are. Made by `of`.
+
+    targets: (n_images,) class of each in [0, n_classes). names: the classes, sorted. groups: (n_images,) near
+    duplicates share a number.
+    """
+
+    source: RowSource
+    targets: Ints
+    names: tuple[str, ...]
+    groups: Ints
+
+    @classmethod
+    def of(
+        cls, source: RowSource, labels: Sequence[str], *, groups: Sequence[int] | None = None
+    ) -> StreamedExamples:
+        """Raises ValueError for fewer than two labels or rows that do not match."""
+        names = tuple(sorted(set(labels)))
+        if len(source) != len(labels) or len(names) < 2:
+            raise ValueError(f"{len(source)} rows of {len(labels)} images with {len(names)} labels")
+        index = {name: at for at, name in enumerate(names)}
+        targets = np.fromiter((index[label] for label in labels), dtype=np.intp, count=len(labels))
+        together = np.arange(len(labels)) if groups is None else np.asarray(groups, dtype=np.intp)
+        return cls(source, targets, names, together)
+
+    @property
+    def fits_memory(self) -> bool:
+        """Whether all rows may be read at once: up to 1 GB as float32."""
+        return 4 * len(self.source) * self.source.n_features <= COMFORTABLE_BYTES
+
+    def read(self) -> Examples:
+        """All of it in memory. Raises NonFiniteRow."""
+        rows = self.source.read(slice(0, len(self.source)))
+        return Examples.of(rows, self.labels, groups=self.groups.tolist())
+
+    @property
+    def labels(self) -> list[str]:
+        return [self.names[target] for target in self.targets]

@@ -15,7 +15,7 @@ from tlserve.core.types import Features
 from tlserve.training.arrays import Float32, Ints
 from tlserve.training.compare import Choice, answers, choose, differs, gains, run_entry, too_dear
 from tlserve.training.engine import engine_for
-from tlserve.training.examples import Examples
+from tlserve.training.examples import Examples, StreamedExamples
 from tlserve.training.folds import FoldPlan, plan_folds
 from tlserve.training.gram import class_weight
 from tlserve.training.lesson import Exam, Lesson, exam_of, lesson_of
@@ -27,7 +27,7 @@ from tlserve.training.novelty import fit_novelty
 from tlserve.training.reporting import Steps, raised, report_of
 from tlserve.training.ridge import PROJECTION, RIDGE
 from tlserve.training.scaling import Scaling
-from tlserve.training.streamed import COMFORTABLE_BYTES, StreamedExamples, train_streamed
+from tlserve.training.streamed import train_streamed
 from tlserve.training.trained import OutOfFold, TrainedHead
 
 METHODS: tuple[Method, ...] = (SOFTMAX, OVR, SVM, RIDGE, PROJECTION, MLP)
@@ -64,7 +64,7 @@ def train(
     if not kinds:
         raise ValueError("name at least one kind of head")
     if isinstance(examples, StreamedExamples):
-        if examples.n_bytes > COMFORTABLE_BYTES:
+        if not examples.fits_memory:
             return train_streamed(
                 examples,
                 taps,

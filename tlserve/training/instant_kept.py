@@ -58,7 +58,6 @@ class Kept:
     seed: int = 0
     step: int | None = None
     """Of the penalty's grid, as the fit before found best."""
-    step_names: tuple[str, ...] = ()
     n_changed: int = 0
     """Images since the penalty was chosen."""
     starts: dict[HeadKind, Start] = field(default_factory=dict)

@@ -34,7 +34,7 @@ def sums_of(kept: Kept, names: tuple[str, ...], place: Workplace) -> Sums:
     return (ByRows if kept.is_by_rows else ByProducts)(kept, names, place)
 
 
-def examine(kept: Kept, sums: Sums, names: tuple[str, ...], truth: Ints, place: Workplace) -> Entry:
+def examine(kept: Kept, sums: Sums, truth: Ints, place: Workplace) -> Entry:
     """Ridge as the validating images judge it, with the penalty they like best.
 
     While little has changed since the penalty was chosen, it stays, and one solve is enough.
@@ -46,12 +46,11 @@ def examine(kept: Kept, sums: Sums, names: tuple[str, ...], truth: Ints, place: 
         place.tell()
         return Trial.of(GRID[step], found, truth, link="softmax", usual=USUAL_TEMPERATURE)
 
-    stays = kept.step_names == names and kept.n_changed <= CHANGED * kept.n_images
-    if kept.step is not None and stays:
+    if kept.step is not None and kept.n_changed <= CHANGED * kept.n_images:
         tried = {kept.step: try_step(kept.step)}
     else:
         tried = climb(try_step, len(GRID), START if kept.step is None else kept.step, loss_after)
-        kept.step, kept.step_names, kept.n_changed = best_step(tried, loss_after), names, 0
+        kept.step, kept.n_changed = best_step(tried, loss_after), 0
     trials = tuple(trial for _, trial in sorted(tried.items()))
     attempt = Attempt(HeadKind.RIDGE, "softmax", "penalty", tried[kept.step], trials)
     return Entry(HeadKind.RIDGE, RIDGE, attempt, time.perf_counter() - began)
@@ -64,7 +63,8 @@ class ByProducts:
         self._kept, self._names, self._place = kept, names, place
 
     def validating_scores(self, alpha: float) -> Float32:
-        return scores(self.taught(alpha)[None].astype(np.float32), self._kept.validating.rows)[0].T
+        parameters = self.taught(alpha)[None].astype(np.float32)
+        return np.asarray(scores(parameters, self._kept.validating.rows)[0].T)
 
     def taught(self, alpha: float) -> Float64:
         """(n_classes, n_features + 1) of a fit on the teaching images only."""

@@ -30,11 +30,14 @@ def solve(
     start: Float64 | None = None,
     cancelled: Callable[[], bool] | None = None,
     engine: Engine | None = None,
+    *,
+    relative_tolerance: float = _RELATIVE_TOLERANCE,
 ) -> Float64:
     """The parameters that minimise sum(row_weight * loss) + |W|^2 / (2 C) in each fit.
 
     penalty_c: C as scikit-learn has it; a smaller one shrinks more. The bias is free. start: where to
-    begin, in the shape that is returned: `fits.shape`, float64. Raises TrainingCancelled.
+    begin, in the shape that is returned: `fits.shape`, float64. relative_tolerance: it ends at a step that
+    lowers the mean loss by less. Raises TrainingCancelled.
     The fits do not interact, so one L-BFGS over all of them finds the minimum of each.
     Source: Byrd, Lu, Nocedal and Zhu 1995.
     """
@@ -46,7 +49,7 @@ def solve(
         return loss_and_gradient(fits, penalty_c, flat, by)
 
     first = np.zeros(fits.shape) if start is None else start
-    options = {"maxiter": _MAX_ITERATIONS, "ftol": _RELATIVE_TOLERANCE, "gtol": _GRADIENT_TOLERANCE}
+    options = {"maxiter": _MAX_ITERATIONS, "ftol": relative_tolerance, "gtol": _GRADIENT_TOLERANCE}
     found = minimize(evaluate, first.ravel(), jac=True, method="L-BFGS-B", options=options)
     return np.asarray(found.x, dtype=np.float64).reshape(fits.shape)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from tlserve.core.head import Dense, Head, Layer, Link
 from tlserve.core.plan import HeadKind
@@ -114,5 +115,11 @@ def blas_threads(flops: float) -> AbstractContextManager[object]:
     """One thread only where an evaluation is small."""
     if flops >= FLOPS_FOR_THREADS:
         return nullcontext()
-    limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
+    limits: AbstractContextManager[object] = _blas().limit(limits=1, user_api="blas")
     return limits
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """Found once: looking through all loaded libraries takes milliseconds, as long as a small fit."""
+    return ThreadpoolController()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,10 @@ from tlserve.core.head import Dense, Head
 from tlserve.core.plan import HeadKind
 from tlserve.core.types import Features
 from tlserve.training import instant_ridge
-from tlserve.training.arrays import Float64, Ints
-from tlserve.training.compare import Choice, Entry, answers, choose, run_entry
+from tlserve.training.arrays import Float64
+from tlserve.training.compare import Choice, Entry, answers, attempt_of, choose, run_entry
 from tlserve.training.engine import engine_for, scores
-from tlserve.training.examples import Examples
+from tlserve.training.examples import Examples, StreamedExamples
 from tlserve.training.folds import FoldPlan, grouped_folds, plan_size, stratified_sample
 from tlserve.training.instant_build import built
 from tlserve.training.instant_kept import Kept
@@ -33,54 +33,11 @@ from tlserve.training.method import Workplace
 from tlserve.training.passes import RowPasses, solve_in_passes
 from tlserve.training.reporting import raised, report_of
 from tlserve.training.ridge import penalty
-from tlserve.training.rows import RowSource, rows_at_once
+from tlserve.training.rows import rows_at_once
 from tlserve.training.search import Attempt, Trial
 from tlserve.training.trained import OutOfFold, TrainedHead
 
-COMFORTABLE_BYTES = 2**30
-"""Rows that take less as float32 are simply read."""
 MOST_VALIDATING = 20_000
-
-
-@dataclass(frozen=True, eq=False)
-class StreamedExamples:
-    """What a head learns from, its rows left where they are. Made by `of`.
-
-    targets: (n_images,) class of each in [0, n_classes). names: the classes, sorted. groups: (n_images,) near
-    duplicates share a number.
-    """
-
-    source: RowSource
-    targets: Ints
-    names: tuple[str, ...]
-    groups: Ints
-
-    @classmethod
-    def of(
-        cls, source: RowSource, labels: Sequence[str], *, groups: Sequence[int] | None = None
-    ) -> StreamedExamples:
-        """Raises ValueError for fewer than two labels or rows that do not match."""
-        names = tuple(sorted(set(labels)))
-        if len(source) != len(labels) or len(names) < 2:
-            raise ValueError(f"{len(source)} rows of {len(labels)} images with {len(names)} labels")
-        index = {name: at for at, name in enumerate(names)}
-        targets = np.fromiter((index[label] for label in labels), dtype=np.intp, count=len(labels))
-        together = np.arange(len(labels)) if groups is None else np.asarray(groups, dtype=np.intp)
-        return cls(source, targets, names, together)
-
-    @property
-    def n_bytes(self) -> int:
-        """Of all rows as float32."""
-        return 4 * len(self.source) * self.source.n_features
-
-    def read(self) -> Examples:
-        """All of it in memory. Raises NonFiniteRow."""
-        rows = self.source.read(slice(0, len(self.source)))
-        return Examples.of(rows, self.labels, groups=self.groups.tolist())
-
-    @property
-    def labels(self) -> list[str]:
-        return [self.names[target] for target in self.targets]
 
 
 def train_streamed(
@@ -97,9 +54,8 @@ def train_streamed(
 ) -> TrainedHead:
     """`train`, from rows on the disk. Kinds that need all rows in memory give way; to ridge, if all do.
 
-    No fit begins at the live head: it has seen the images that validate.
-
-    Raises TrainingCancelled, NonFiniteRow.
+    No fit begins at the live head: it has seen the images that validate. Those, at most 20,000, teach ridge
+    in its last solve and other kinds not at all. Raises TrainingCancelled, NonFiniteRow.
     """
     began = time.perf_counter()
     steps = _Steps(examples, kinds, on_progress)
@@ -149,7 +105,7 @@ class _Job:
         """The layer on raw rows, and how it came about."""
         kept, names = self._kept, self._examples.names
         sums = instant_ridge.ByProducts(kept, names, self._place)
-        ridge = instant_ridge.examine(kept, sums, names, self.truth, self._place)
+        ridge = instant_ridge.examine(kept, sums, self.truth, self._place)
         trial = attempt_of(ridge).chosen
         alpha = penalty(trial.setting, kept.variance)
         start = sums.taught(alpha) / trial.calibration.temperature
@@ -185,9 +141,15 @@ class _Job:
             return Entry(kind, method, None, left_out="left out: it is worth no passes over so many rows")
         penalty_c = self._penalty(method)
         passes = RowPasses(
-            self._examples.source, kept, names, loss=method.loss, place=self._place, tell=self._steps.tell
+            self._examples.source,
+            self._examples.targets,
+            kept,
+            names,
+            loss=method.loss,
+            place=self._place,
+            tell=self._steps.tell,
         )
-        found = solve_in_passes(passes, penalty_c, start, self._examples.targets)
+        found = solve_in_passes(passes, penalty_c, start)
         self._n_passes += passes.n_passes
         logits = scores(found[None].astype(np.float32), kept.validating.rows)[0].T
         trial = Trial.of(
@@ -225,7 +187,7 @@ class _Job:
 class _Steps:
     """Progress in blocks of rows, over as many passes as are usual."""
 
-    USUAL_PASSES = 14
+    USUAL_PASSES = 10
 
     def __init__(
         self,
@@ -249,10 +211,3 @@ class _Steps:
 
     def finish(self) -> None:
         self._tell(self._total, self._total)
-
-
-def attempt_of(entry: Entry) -> Attempt:
-    """Of a kind that was tried."""
-    if entry.attempt is None:
-        raise ValueError(f"{entry.kind} was not tried")
-    return entry.attempt

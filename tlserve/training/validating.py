@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zlib
+import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -65,4 +65,4 @@ class Validators:
 
 
 def _hash(key: str) -> int:
-    return zlib.crc32(key.encode(), 0x7E57)
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=4).digest())

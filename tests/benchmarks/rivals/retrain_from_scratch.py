@@ -1,20 +1,20 @@
 """The script that people write, and run again after every change: all images through the backbone, fit, save.
 
-    python retrain_from_scratch.py FOLDER BACKBONE.onnx MODEL.joblib PROBE.jpg
+    python retrain_from_scratch.py FOLDER BACKBONE.onnx MODEL.pickle PROBE.jpg
 
 `drop_to_live` runs it beside tlserve. It knows nothing of tlserve and keeps nothing between two runs:
-Pillow, onnxruntime in batches with its default threads, scikit-learn's LogisticRegression, joblib. What it
+Pillow, onnxruntime in batches with its default threads, scikit-learn's LogisticRegression, pickle. What it
 answers for the probe goes to stdout with the seconds that each part took, as one line of JSON.
 """
 
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 import time
 from pathlib import Path
 
-import joblib
 import numpy as np
 import onnxruntime as ort
 from PIL import Image
@@ -60,8 +60,8 @@ def main() -> None:
     lap("backbone")
     fitted = LogisticRegression(max_iter=1000).fit(rows, labels)
     lap("fit")
-    joblib.dump(fitted, saved)
-    (answer,) = joblib.load(saved).predict(features(session, [probe]))
+    saved.write_bytes(pickle.dumps(fitted))
+    (answer,) = pickle.loads(saved.read_bytes()).predict(features(session, [probe]))
     lap("save, load, answer")
     print(json.dumps({"images": len(paths), "label": answer, "seconds": seconds}), flush=True)
 
