@@ -7,7 +7,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -103,13 +102,27 @@ def test_another_folder_in_the_place_of_the_first_is_looked_at_whole(
 
 
 def test_a_look_without_the_memory_is_noticed(flowers: Flowers, memory: FolderMemory) -> None:
-    """A near duplicate joins the group of an image that only the other look has seen."""
     picture(flowers.folder / "daisy/a.jpg", 500)
     flowers.reconcile()
-    picture(flowers.folder / "daisy/a again.jpg", 500, quality=60)
-    flowers.reconcile(memory=memory, touched=["daisy/a again.jpg"])
-    groups = Counter(flowers.catalog.group_of_each("flowers").values())
-    assert sorted(groups.values())[-1] == 2
+    picture(flowers.folder / "daisy/b.jpg", 501)
+    after = flowers.reconcile(memory=memory, touched=["daisy/b.jpg"])
+    assert (after.counts["daisy"], after.files_opened) == (12, 1)
+
+
+def test_what_was_in_the_way_is_remembered_until_it_is_gone(
+    flowers: Flowers, memory: FolderMemory, problems: Problems
+) -> None:
+    bad_name = os.fsdecode(b"\xff.jpg")
+    touched = [f"{label}/{name}" for label in ("daisy", "roses") for name in ("link.jpg", bad_name)]
+    for label in ("daisy", "roses"):
+        (flowers.folder / label / "link.jpg").symlink_to("nowhere")
+        (flowers.folder / label / bad_name).touch()
+    flowers.reconcile(memory=memory, touched=touched)
+    for path in touched[:2]:
+        (flowers.folder / path).unlink()
+    after = flowers.reconcile(memory=memory, touched=touched[:2])
+    assert problems(after, "link_skipped").keys() == {"roses"}
+    assert problems(after, "bad_name").keys() == {"roses/\\xff.jpg"}
 
 
 def test_a_held_disappearance_is_held_until_the_images_return(flowers: Flowers, memory: FolderMemory) -> None:
@@ -155,6 +168,20 @@ def test_what_could_not_be_read_is_tried_again_without_a_hint(
     picture(folder / "unseen.jpg", 500)
     after = flowers.reconcile(memory=memory, touched=[])
     assert (after.counts, after.problems) == ({"daisy": 10, "roses": 11}, ())
+
+
+@pytest.mark.usefixtures("permissions_hold")
+def test_a_model_folder_that_cannot_be_listed_for_a_while_loses_nothing(
+    flowers: Flowers, memory: FolderMemory
+) -> None:
+    flowers.folder.chmod(0)
+    try:
+        for touched in (["daisy/003.jpg"], [], None):
+            assert len(flowers.reconcile(memory=memory, touched=touched).images) == 20
+    finally:
+        flowers.folder.chmod(0o755)
+    picture(flowers.folder / "roses/unseen.jpg", 500)
+    assert len(flowers.reconcile(memory=memory, touched=[]).images) == 21
 
 
 # -- what differs

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.training.test_gram import N_FEATURES, rows_of
 from tlserve.training.gram import Gram
 from tlserve.training.scaling import Scaling
-
-pytest.importorskip("hypothesis", reason="hypothesis is not installed")
-
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 POOL = rows_of(200, 5)
 STEPS = st.lists(

@@ -73,7 +73,8 @@ def reconcile(
     case what the last snapshot was taken from stays known as it was.
     """
     memory = FolderMemory() if memory is None else memory
-    known = memory.take(_identity(catalog, model, folder, rules))
+    subject = (catalog, model, rules, _place(folder))
+    known = memory.take((*subject, catalog.commits(model)))
     if known is None:
         known = Knowledge(catalog.files(model))
     found = _walk(folder, rules, touched, model=model, known=known, accept_deletions=accept_deletions)
@@ -106,17 +107,17 @@ def reconcile(
         _counts=taken.counts,
     )
     catalog.commit(snapshot, Change(sorting.moved, learnt.gone, learnt.untaken, taken.new_sides))
-    memory.keep(known, _identity(catalog, model, folder, rules))
+    memory.keep(known, (*subject, catalog.commits(model)))
     return snapshot
 
 
-def _identity(catalog: Catalog, model: str, folder: Path, rules: ScanRules) -> Hashable:
-    """What a memory is of: not of a folder put in the place of another, nor of a catalog changed since."""
+def _place(folder: Path) -> Hashable:
+    """Another folder put in the place of this one is another place."""
     try:
         status = folder.stat()
     except OSError:
         return object()  # like nothing else
-    return catalog, catalog.commits(model), model, str(folder), status.st_dev, status.st_ino, rules
+    return str(folder), status.st_dev, status.st_ino
 
 
 def _walk(
@@ -129,14 +130,11 @@ def _walk(
     accept_deletions: bool,
 ) -> Walk:
     try:
-        if (
-            touched is None
-            or not all(map(is_inside, touched))
-            or not known.is_complete
-            or rules.follow_symlinks
-        ):
-            return walk(folder, follow_symlinks=rules.follow_symlinks)
-        return walk_touched(folder, {*touched, *known.in_doubt()}, known.around.classes)
+        if touched is not None and known.is_complete and not rules.follow_symlinks:
+            paths = {*touched, *known.in_doubt()}
+            if all(map(is_inside, paths)):
+                return walk_touched(folder, paths, known.around.classes)
+        return walk(folder, follow_symlinks=rules.follow_symlinks)
     except (FileNotFoundError, NotADirectoryError):
         if known.n_taken and not accept_deletions:
             raise MassDisappearance(model=model, before=known.n_taken, now=0) from None

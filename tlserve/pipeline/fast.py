@@ -5,6 +5,7 @@ The states are a cache with a byte limit: whatever is not there is summed again 
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from tlserve.core.types import LabelledImage, Snapshot, Split
 from tlserve.features import FeatureStore
 from tlserve.pipeline.bench import Bench
 from tlserve.training import InstantState, measured_speed
+
+log = logging.getLogger("tlserve.pipeline")
 
 Key = tuple[str, str, tuple[str, ...]]
 """(model, digest of the build, taps)"""
@@ -106,10 +109,27 @@ class FastHeads:
         state = self._states.pop(on.key, None)
         if state is not None and state.snapshot_id != on.snapshot.snapshot_id:
             follows = on.snapshot.based_on == state.snapshot_id and not state.is_stale
-            state = _gone_on(state, on) if follows else None
+            state = self._gone_on(state, on) if follows else None
         if state is None:
             state = _built(on, cancelled)
         self._keep(on.key, state)
+        return state
+
+    def _gone_on(self, state: InstantState, on: Footing) -> InstantState | None:
+        """None where what changed does not go with what is in it: it is then built anew."""
+        added = [image for image in on.snapshot.added if image.split is Split.TRAIN]
+        removed = [image for image in on.snapshot.removed if image.split is Split.TRAIN]
+        try:
+            state.update(
+                _labelled(added),
+                _labelled(removed),
+                on.rows_of([*added, *removed]),
+                snapshot_id=on.snapshot.snapshot_id,
+                groups=_groups(added, on.group_of()) if added else [],
+            )
+        except ValueError as exc:
+            log.info("model %r: what fast heads are made of is summed anew: %s", on.snapshot.model, exc)
+            return None
         return state
 
     def _keep(self, key: Key, state: InstantState) -> None:
@@ -128,19 +148,6 @@ def _built(on: Footing, cancelled: Callable[[], bool]) -> InstantState:
         groups=_groups(images, on.group_of()),
         cancelled=cancelled,
     )
-
-
-def _gone_on(state: InstantState, on: Footing) -> InstantState:
-    added = [image for image in on.snapshot.added if image.split is Split.TRAIN]
-    removed = [image for image in on.snapshot.removed if image.split is Split.TRAIN]
-    state.update(
-        _labelled(added),
-        _labelled(removed),
-        on.rows_of([*added, *removed]),
-        snapshot_id=on.snapshot.snapshot_id,
-        groups=_groups(added, on.group_of()) if added else [],
-    )
-    return state
 
 
 def _labelled(images: Sequence[LabelledImage]) -> list[tuple[str, str]]:

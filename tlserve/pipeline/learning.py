@@ -20,12 +20,20 @@ from tlserve.core.strategy import Choice
 from tlserve.core.types import Features, LabelledImage, Snapshot, Split
 from tlserve.pipeline.bench import Bench
 from tlserve.pipeline.choosing import choose_strategy
-from tlserve.pipeline.fast import FastHeads, Footing
+from tlserve.pipeline.fast import FastHeads, Footing, StoredRows
 from tlserve.pipeline.filling import Filler
 from tlserve.pipeline.telling import Teller
 from tlserve.pipeline.workshop import Workshop
 from tlserve.plugin_api import LAST_TAP
-from tlserve.training import Examples, OutOfFold, TrainedHead, judged_on, predicted_seconds, train
+from tlserve.training import (
+    Examples,
+    OutOfFold,
+    StreamedExamples,
+    TrainedHead,
+    judged_on,
+    predicted_seconds,
+    train,
+)
 
 DIRECT_SHARE = 0.3
 """Of the budget of a fast head: a plan that takes no longer is carried out at once."""
@@ -221,8 +229,10 @@ class Learner:
     ) -> TrainedHead:
         judges = self._judges()
         learners = sorted(set(range(len(self._images))) - set(judges))
+        streamed = self._streamed(taps, learners)
+        examples = self.examples(taps, learners, augmentation, n_views) if streamed.fits_memory else streamed
         trained = train(
-            self.examples(taps, learners, augmentation, n_views),
+            examples,
             taps,
             kinds=kinds,
             seed=self._recipe.seed,
@@ -242,6 +252,15 @@ class Learner:
         )
         targets = columns_of([self._images[place].label for place in judges], trained.head.labels)
         return judged_on(trained, rows, targets, np.array(judges, dtype=np.intp))
+
+    def _streamed(self, taps: tuple[str, ...], places: Sequence[int]) -> StreamedExamples:
+        """The rows of the training images at these places, left on the disk."""
+        images, groups = [self._images[place] for place in places], self._groups()
+        return StreamedExamples.of(
+            StoredRows.of(self._bench, taps, [image.digest for image in images]),
+            [image.label for image in images],
+            groups=[groups[place] for place in places],
+        )
 
     def _judges(self) -> list[int]:
         """Places of the training images that judge instead of teaching: on a fine-tuned build those that

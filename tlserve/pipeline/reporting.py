@@ -25,6 +25,7 @@ from tlserve.ingest import duplicates
 from tlserve.pipeline.bench import Bench
 from tlserve.pipeline.learning import Learned
 from tlserve.pipeline.ordering import TuneResult
+from tlserve.pipeline.sampling import spread
 from tlserve.pipeline.workshop import Workshop
 from tlserve.release import Draft, Manifest
 from tlserve.report import render_report
@@ -35,6 +36,8 @@ log = logging.getLogger("tlserve.pipeline")
 PROBLEMS_TOLD = 200
 HARDEST_TOLD = 24
 SUSPECTS_TOLD = 100
+CURVE_IMAGES = 100_000
+"""The learning curve is drawn on so many at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,9 +182,14 @@ class _Seen:
         ]
 
     def learning_curve(self, stop: Callable[[], bool]) -> dict[str, Any]:
-        train = self._findings.snapshot.on(Split.TRAIN)
+        train, groups = self._findings.snapshot.on(Split.TRAIN), self._findings.groups()
+        # Of very many images a part says the same, and fits into memory.
+        group_of = {image.digest: group for image, group in zip(train, groups, strict=True)}
+        part = train if len(train) <= CURVE_IMAGES else spread(train, CURVE_IMAGES)
         examples = Examples.of(
-            self._rows(train), [image.label for image in train], groups=self._findings.groups()
+            self._rows(part),
+            [image.label for image in part],
+            groups=[group_of[image.digest] for image in part],
         )
         return asdict(learning_curve(examples, self._held_out_rows, self.truth, cancelled=stop))
 
