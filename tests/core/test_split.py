@@ -6,8 +6,20 @@ from collections import Counter
 
 import pytest
 
-from tlserve.core.split import Member, assign_sides
+from tlserve.core.split import HELD_OUT_LIMIT, Member, Tally, sides_of_newcomers
 from tlserve.core.types import Split
+
+
+def assign_sides(
+    images: list[Member], known: dict[str, Split], groups: dict[str, Split], *, limit: int = HELD_OUT_LIMIT
+) -> dict[str, Split]:
+    """Sides for those of all images of a model that have none yet."""
+    different = set(images)
+    sizes = Counter(image.label for image in different)
+    held = Counter(image.label for image in different if known.get(image.digest) is Split.HELD_OUT)
+    tallies = {label: Tally(size, held[label]) for label, size in sizes.items()}
+    newcomers = [image for image in images if image.digest not in known]
+    return sides_of_newcomers(newcomers, tallies, groups, limit=limit)
 
 
 def members(label: str, n_images: int, *, first: int = 0) -> list[Member]:

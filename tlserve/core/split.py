@@ -1,14 +1,16 @@
 """Which images are held out for judging: a stable fifth of each class, decided once per image.
 
-Pure: who is on which side already comes in, who joins comes out. Ingest stores the answer.
+Pure: what is decided already comes in as numbers, who joins comes out. Ingest stores the answer. The cost
+is that of the images that join, however many there are.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tlserve.core.types import Split
 
@@ -26,32 +28,41 @@ class Member:
     group: str
 
 
-def assign_sides(
+class Tally(NamedTuple):
+    """Of one class, with its images that have no side yet."""
+
+    n_images: int
+    n_held_out: int
+
+
+def sides_of_newcomers(
     members: Sequence[Member],
-    known: Mapping[str, Split],
+    tallies: Mapping[str, Tally],
     group_sides: Mapping[str, Split],
     *,
     limit: int = HELD_OUT_LIMIT,
 ) -> dict[str, Split]:
-    """Sides for the members that have none yet: {digest: side}. Known sides are never revisited.
+    """Sides for images that have none yet: {digest: side}. Those of the others are never revisited.
 
+    tallies: of every class of these members, themselves included. group_sides: of groups given out before.
     A member of a group that already has a side takes it, whatever its class. Of the other groups, those
     with the lowest hash are held out while they fit the fifth of every class they touch; classes under 5
     images hold out nothing. `limit` bounds the held-out images of all classes together, each class
     giving way in proportion; only followers of a held-out group may exceed it.
     """
     sides: dict[str, Split] = {}
-    undecided: dict[str, dict[str, str]] = defaultdict(dict)
+    held_out = Counter({label: tally.n_held_out for label, tally in tallies.items()})
+    undecided: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for member in members:
-        if member.digest in known:
-            continue
-        if member.group in group_sides:
-            sides[member.digest] = group_sides[member.group]
-        else:
+        side = group_sides.get(member.group)
+        if side is None:
             undecided[member.group][member.digest] = member.label
+        else:
+            sides[member.digest] = side
+            held_out[member.label] += side is Split.HELD_OUT
 
-    missing = _missing(members, {**known, **sides}, limit)
-    for group in _by_hash(undecided):
+    missing = _missing({label: tally.n_images for label, tally in tallies.items()}, held_out, limit)
+    for group in sorted(undecided, key=lambda group: hashlib.sha256(group.encode()).digest()):
         labels = Counter(undecided[group].values())
         fits = all(count <= missing[label] for label, count in labels.items())
         if fits:
@@ -60,26 +71,18 @@ def assign_sides(
     return sides
 
 
-def _missing(members: Sequence[Member], sides: Mapping[str, Split], limit: int) -> Counter[str]:
+def _missing(sizes: Mapping[str, int], held_out: Counter[str], limit: int) -> Counter[str]:
     """How many images each class may still hold out."""
-    sizes: Counter[str] = Counter()
-    held: Counter[str] = Counter()
-    for label, digest in {(member.label, member.digest) for member in members}:
-        sizes[label] += 1
-        held[label] += sides.get(digest) is Split.HELD_OUT
-    wanted = {label: _wanted(size) for label, size in sizes.items()}
+    wanted = {
+        label: 0 if size < SMALLEST_SPLIT_CLASS else round(size * HELD_OUT_SHARE)
+        for label, size in sizes.items()
+    }
     share = min(1.0, limit / max(1, sum(wanted.values())))
-    missing = Counter({label: max(0, int(count * share) - held[label]) for label, count in wanted.items()})
+    missing = Counter(
+        {label: max(0, int(count * share) - held_out[label]) for label, count in wanted.items()}
+    )
     # Sides never change, so classes that hold out more than their share now leave less to the others.
-    room = max(0, limit - held.total())
+    room = max(0, limit - held_out.total())
     if missing.total() > room:
         return Counter({label: count * room // missing.total() for label, count in missing.items()})
     return missing
-
-
-def _wanted(n_images: int) -> int:
-    return 0 if n_images < SMALLEST_SPLIT_CLASS else round(n_images * HELD_OUT_SHARE)
-
-
-def _by_hash(groups: Iterable[str]) -> list[str]:
-    return sorted(groups, key=lambda group: hashlib.sha256(group.encode()).digest())

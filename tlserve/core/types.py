@@ -67,7 +67,7 @@ class Snapshot:
 
     model: str
     snapshot_id: str
-    """Digest over the sorted (digest, label, split) triples: equal content, equal id."""
+    """Digest over the set of (digest, label, split) triples: equal content, equal id."""
     images: tuple[LabelledImage, ...]
     problems: tuple[Problem, ...] = ()
     files_seen: int = 0

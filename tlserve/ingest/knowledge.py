@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
 
+from tlserve.core.split import Tally
 from tlserve.core.types import Problem, Split
 from tlserve.ingest.catalog import OK, KnownFile
 from tlserve.ingest.contents import Contents, Voices
 from tlserve.ingest.names import label_of
 from tlserve.ingest.ordered import below, edit
 from tlserve.ingest.scope import Scope
-from tlserve.ingest.sides import GivenSides, Newcomer, SideGiver, Tally
+from tlserve.ingest.sides import GivenSides, Newcomer, SideGiver
 from tlserve.ingest.taking import Taking
 from tlserve.ingest.walk import Stamp, Walk
 

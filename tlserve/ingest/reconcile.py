@@ -63,8 +63,8 @@ def reconcile(
     touched: paths relative to the folder (of files and folders, new, changed, moved or gone) that are all
     that changed since the memory's last look; None, or without a memory of that: everything is looked at.
     Where links are followed, everything is looked at always.
-    most_unread: read at most so many files, spread evenly over the classes, and leave the others for the
-    next look (`Snapshot.n_unread`); 0: read all.
+    most_unread: where more than twice as many files are to be read, read so many, spread evenly over the
+    classes, and leave the others for the next look (`Snapshot.n_unread`); 0: read all.
     on_progress(done, total): files read, of those that are to be; called from this thread.
     Fewer than two usable classes is no error here: the problems say why.
 

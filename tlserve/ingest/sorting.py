@@ -14,7 +14,7 @@ from tlserve.ingest.walk import Stamp, Walk
 
 
 def sort(found: Walk, known: Knowledge, *, max_pixels: int, most_unread: int) -> Sorting:
-    """most_unread: at most so many are to be read now; 0: all."""
+    """most_unread: so many are to be read now where there are more than twice as many; 0: all."""
     sorting = Sorting()
     rows, files = known.rows, _with_those_waiting(found, known)
     unknown: dict[str, Stamp] = {}
@@ -29,7 +29,7 @@ def sort(found: Walk, known: Knowledge, *, max_pixels: int, most_unread: int) ->
                 sorting.to_read[path] = stamp
     _sort_missing(sorting, found, files, known)
     _find_moved(sorting, unknown, known, max_pixels)
-    if most_unread and len(sorting.to_read) > most_unread:
+    if most_unread and len(sorting.to_read) > 2 * most_unread:
         now = _spread(sorting.to_read, most_unread, known.stalled)
         sorting.left = {path: stamp for path, stamp in sorting.to_read.items() if path not in now}
         sorting.to_read = now

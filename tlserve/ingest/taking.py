@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from itertools import chain
 from operator import attrgetter
 
+from tlserve.core.split import Tally
 from tlserve.core.types import LabelledImage, Problem, Split
 from tlserve.ingest.contents import Voices
 from tlserve.ingest.names import label_of
 from tlserve.ingest.ordered import edit
-from tlserve.ingest.sides import GivenSides, Tally
+from tlserve.ingest.sides import GivenSides
 
 SMALLEST_CLASS = 2
 

@@ -58,6 +58,7 @@ class _Comparison:
             job.model,
             Path(job.folder),
             rules,
+            memory=self._shop.memory(job.model, Path(job.folder)),
             on_progress=self._teller.tell,
             cancelled=self._teller.cancelled,
         )

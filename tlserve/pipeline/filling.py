@@ -76,4 +76,4 @@ def without(snapshot: Snapshot, bad: Collection[str]) -> Snapshot:
     """The snapshot without the images of these digests: another one, by name too."""
     kept = tuple(image for image in snapshot.images if image.digest not in bad)
     partial = hashlib.sha256("\n".join([snapshot.snapshot_id, *sorted(bad)]).encode()).hexdigest()
-    return Snapshot(snapshot.model, partial, kept, snapshot.problems)
+    return Snapshot(snapshot.model, partial, kept, snapshot.problems, n_unread=snapshot.n_unread)
