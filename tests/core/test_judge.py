@@ -205,6 +205,18 @@ def test_a_refinement_must_be_better_or_as_often_right_and_surer() -> None:
         assert (held.verdict, "no better than the fast version" in held.reason) == ("hold", True)
 
 
+def test_few_images_are_no_reason_to_do_without_the_full_recipe() -> None:
+    truth = ["a", "b"] * 4
+
+    def answers(wrong: int) -> Answers:
+        columns = np.array([index % 2 if index >= wrong else 1 - index % 2 for index in range(8)])
+        return Answers(("a", "b"), np.eye(2, dtype=np.float32)[columns])
+
+    refines = Policy(must_gain=True)
+    assert judge(truth, answers(1), answers(0), refines).verdict == "promote"
+    assert judge(truth, answers(4), answers(0), refines).verdict == "hold"
+
+
 def test_a_refinement_is_compared_on_the_classes_that_both_know() -> None:
     truth = ["a", "b", "c"] * 12
     sure = Answers(("a", "b", "c"), np.eye(3, dtype=np.float32)[np.arange(36) % 3])

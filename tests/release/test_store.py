@@ -277,7 +277,7 @@ def test_rows_have_exactly_the_fields_of_the_listing(store: VersionStore, publis
         "drop_to_live_seconds": 3.25,
         "pinned": False,
         "instant": False,
-        "timeline": {"fitted": 0.25, "live": 3.0},
+        "timeline": {"fitted": 0.25},
     }
     assert [row["state"] for row in rows] == ["previous", "held", "live"]
     assert [row["reason"] for row in rows] == ["first version", "worse", "better; promoted by a person"]

@@ -289,8 +289,8 @@ class Daemon:
                 await self.releases.retire(done.model)
         await self.releases.heal(done.model)
         self.board.ended(done)
-        if done.more:
-            self.scheduler.go_on(done.model, request.noticed_at)
+        if done.more and done.outcome != "failed":
+            self.scheduler.go_on(done.model)
         elif done.refine:
             self.scheduler.refine(done.model)
         if done.study:

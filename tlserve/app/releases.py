@@ -118,9 +118,10 @@ class Releases:
     async def go_live(self, model: str, version: int, *, reason: str) -> LiveState:
         """Make `version` live. Raises UnknownVersion, CorruptState or NotLoaded; the old one stays then."""
         async with self._changing[model]:
-            state = await self._read(model)
-            new = promoted(state, version, time.time(), reason)
-            return await self._commit(new, await self._load(model, version), reason, None)
+            state, loaded = await self._read(model), await self._load(model, version)
+            refines = await asyncio.to_thread(self._refines, model, version)
+            new = promoted(state, version, time.time(), reason, refines=refines)
+            return await self._commit(new, loaded, reason, None)
 
     async def go_live_as_judged(
         self,
@@ -147,8 +148,7 @@ class Releases:
             loaded = await self._load(model, version)
             now = time.time()
             seconds = None if noticed_at is None else max(0.0, now - noticed_at)
-            live = self.live_manifest(model)
-            refines = live is not None and live.is_refined_by(loaded[0])
+            refines = await asyncio.to_thread(self._refines, model, version)
             new = promoted(
                 state,
                 version,
@@ -218,6 +218,13 @@ class Releases:
         """LIVE as it is on disk, where a person may have put things right by hand; empty without one."""
         self._states[model] = await asyncio.to_thread(self._store.live, model)
         return self._states[model]
+
+    def _refines(self, model: str, version: int) -> bool:
+        """As the store says; a live version that is damaged is none to be refined."""
+        try:
+            return self._store.refines(model, version)
+        except TlserveError:
+            return False
 
     async def _load(self, model: str, version: int) -> Stored:
         return await asyncio.to_thread(stored, self._store, model, version)

@@ -138,7 +138,9 @@ class _SingleModel:
         done = await self._keeper.run(job)
         assert isinstance(done, PassDone)
         if done.promote and done.version is not None:
-            state = promoted(self._store.live(self._model), done.version, time.time(), done.reason)
+            refines = self._store.refines(self._model, done.version)
+            before = self._store.live(self._model)
+            state = promoted(before, done.version, time.time(), done.reason, refines=refines)
             self._store.write_live(self._model, state)
             await self._keeper.run(ExportJob(uuid.uuid4().hex, self._model, done.version, state.pinned))
             self._store.retire(self._model, self._recipe.keep_versions)

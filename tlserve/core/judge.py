@@ -43,7 +43,10 @@ class Policy:
     must_not_lose: bool = False
     """Of a candidate on the same images as the live version: nothing speaks for it if it is not as good."""
     must_gain: bool = False
-    """Of a candidate that refines the live version: it must be better, or as often right and surer of it."""
+    """Of a candidate that refines the live version: it must be better, or as often right and surer of it.
+
+    Too few images to tell are no reason to do without the full recipe: there it must not be clearly worse.
+    """
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,11 +200,11 @@ def rule(versus: Comparison | None, fallen: Sequence[ClassResult], policy: Polic
     if fallen:
         names = ", ".join(f"{c.label} ({c.recall:.0%})" for c in fallen)
         verdict, why = "hold", f"recall under the floor of {policy.recall_floor:.0%} for {names}"
-    elif policy.must_gain and not versus.is_gain:
+    elif policy.must_gain and evidence == "strong" and not versus.is_gain:
         verdict, why = "hold", "no better than the fast version that it refines"
-    elif policy.must_gain and versus.difference == 0:
+    elif policy.must_gain and evidence == "strong" and versus.difference == 0:
         verdict, why = "promote", "as often right as the fast version, and surer of it"
-    elif policy.must_gain:
+    elif policy.must_gain and evidence == "strong":
         verdict, why = "promote", "better than the fast version that it refines"
     elif policy.must_not_lose and versus.difference < 0:
         verdict, why = "hold", "not as good, and learnt from the same images"

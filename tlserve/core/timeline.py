@@ -28,10 +28,10 @@ STEPS = tuple(_STEP_OF_PHASE.values())
 def steps(phases: Mapping[str, float], drop_to_live_seconds: float | None = None) -> dict[str, float]:
     """Seconds that each step took, in order, from the seconds that each phase took.
 
-    drop_to_live_seconds: from the notice to the answer; what the phases do not account for is the last step.
-    Steps that a pass did not take are left out.
+    drop_to_live_seconds: from the notice to the answer; what the phases do not account for is the last step,
+    if the time before the pass is among them. Steps that a pass did not take are left out.
     """
     found = {step: phases[phase] for phase, step in _STEP_OF_PHASE.items() if phase in phases}
-    if drop_to_live_seconds is not None:
+    if drop_to_live_seconds is not None and SETTLED in found and STARTED in found:
         found[LIVE] = max(0.0, round(drop_to_live_seconds - sum(found.values()), 4))
     return found

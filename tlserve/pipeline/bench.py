@@ -37,6 +37,10 @@ class Bench:
             )
         return self._session
 
+    def width(self, taps: tuple[str, ...]) -> int:
+        """How many features these taps have together."""
+        return sum(tap.width for tap in self.spec.taps if tap.name in taps)
+
     def extractor(self, max_pixels: int) -> Extractor:
         return Extractor(self.session, self.store, max_pixels=max_pixels)
 

@@ -35,9 +35,7 @@ class StoredRows:
 
     @classmethod
     def of(cls, bench: Bench, taps: tuple[str, ...], digests: Sequence[str]) -> StoredRows:
-        columns = bench.spec.columns(taps)
-        width = np.arange(bench.spec.row_width)[columns].size
-        return cls(bench.store, digests, columns, width)
+        return cls(bench.store, digests, bench.spec.columns(taps), bench.width(taps))
 
     def __len__(self) -> int:
         return len(self.digests)
@@ -115,6 +113,12 @@ class FastHeads:
         self._keep(on.key, state)
         return state
 
+    def forget(self, *, model: str = "", build: str = "") -> None:
+        """Let go of what stands on a model or a build that is gone."""
+        self._expected.pop(model, None)
+        for key in [key for key in self._states if model == key[0] or build == key[1]]:
+            del self._states[key]
+
     def _gone_on(self, state: InstantState, on: Footing) -> InstantState | None:
         """None where what changed does not go with what is in it: it is then built anew."""
         added = [image for image in on.snapshot.added if image.split is Split.TRAIN]
@@ -134,7 +138,7 @@ class FastHeads:
 
     def _keep(self, key: Key, state: InstantState) -> None:
         self._states[key] = state
-        while len(self._states) > 1 and sum(one.nbytes for one in self._states.values()) > self._most_bytes:
+        while self._states and sum(one.nbytes for one in self._states.values()) > self._most_bytes:
             self._states.popitem(last=False)
 
 

@@ -26,6 +26,7 @@ from tlserve.pipeline.telling import Teller
 from tlserve.pipeline.workshop import Workshop
 from tlserve.plugin_api import LAST_TAP
 from tlserve.training import (
+    COMFORTABLE_BYTES,
     Examples,
     OutOfFold,
     StreamedExamples,
@@ -89,12 +90,15 @@ class Learner:
 
     def quick(self, plan: Plan) -> Learned:
         """By the plan, on whatever views the cache has or a moment gives."""
+        if self._are_too_many(plan.taps, plan.views):
+            plan = replace(plan, augment=("none",), views=0, mixup=False)
         augmentation = policy(plan.augment)
         few = self._lacking_views(augmentation, plan.views, FEW_VIEWS)
         self._filler.views(self._bench, few, augmentation, plan.views)
         self._teller.enter(Phase.TRAINING)
         trained = self._train(plan.taps, (plan.head,), plan.mixup, augmentation, plan.views)
-        return Learned(trained, plan)
+        # Of rows that stay on the disk not every kind of head can be learnt.
+        return Learned(trained, replace(plan, head=trained.kind))
 
     def fast(self, plan: Plan, heads: FastHeads, group_of: Callable[[], Mapping[str, str]]) -> Learned | None:
         """The best head that can be had at once; None where the plan itself is as quick.
@@ -102,7 +106,7 @@ class Learner:
         plan: what the full recipe goes by. group_of: the group of near duplicates of each image, by digest.
         """
         budget = self._recipe.instant_budget_seconds
-        if self._judges() or self._seconds(plan, heads) <= DIRECT_SHARE * budget:
+        if self._judges() or self._is_quick(plan, heads, DIRECT_SHARE * budget):
             return None
         self._teller.enter(Phase.TRAINING)
         on = Footing(self._bench, plan.taps, self._snapshot, group_of)
@@ -119,14 +123,19 @@ class Learner:
             cancelled=self._teller.cancelled,
         )
         self._teller.check_cancelled()
+        if self._warm_setting is not None:
+            # The next fast head starts there too, whatever kind this one is.
+            trained = replace(trained, report={"C": self._warm_setting, **trained.report})
         return Learned(trained, Plan(plan.taps, trained.kind, plan.strategy), full_plan=plan)
 
-    def _seconds(self, plan: Plan, heads: FastHeads) -> float:
-        """What the plan will take, about."""
-        return predicted_seconds(
+    def _is_quick(self, plan: Plan, heads: FastHeads, seconds: float) -> bool:
+        """Whether the whole plan will take no longer than this, about."""
+        if self._lacking_views(policy(plan.augment), plan.views, FEW_VIEWS):
+            return False
+        return seconds >= predicted_seconds(
             (plan.head,),
             n_images=len(self._images),
-            n_features=int(np.arange(self._bench.spec.row_width)[self._bench.spec.columns(plan.taps)].size),
+            n_features=self._bench.width(plan.taps),
             n_classes=len({image.label for image in self._images}),
             flops_per_second=heads.flops_per_second,
             n_views=len(self._images) * plan.views,
@@ -156,6 +165,7 @@ class Learner:
         if tuned:
             kinds = (default_plan(self._recipe).head,)
         views = not tuned and depth is Depth.FULL and bool(wish.views and policy(wish.augment).operations)
+        views = views and not self._are_too_many(taps, wish.views)
         trained = self._train(taps, kinds, wish.mixup and not views)
         strategy = tuned.strategy if tuned else Strategy.TAPS if taps != (LAST_TAP,) else Strategy.HEAD
         plan = Plan(taps, trained.kind, strategy, mixup=mixed(trained))
@@ -229,10 +239,11 @@ class Learner:
     ) -> TrainedHead:
         judges = self._judges()
         learners = sorted(set(range(len(self._images))) - set(judges))
-        streamed = self._streamed(taps, learners)
-        examples = self.examples(taps, learners, augmentation, n_views) if streamed.fits_memory else streamed
+        too_many = self._are_too_many(taps, n_views)
         trained = train(
-            examples,
+            self._streamed(taps, learners)
+            if too_many
+            else self.examples(taps, learners, augmentation, n_views),
             taps,
             kinds=kinds,
             seed=self._recipe.seed,
@@ -252,6 +263,14 @@ class Learner:
         )
         targets = columns_of([self._images[place].label for place in judges], trained.head.labels)
         return judged_on(trained, rows, targets, np.array(judges, dtype=np.intp))
+
+    def _are_too_many(self, taps: tuple[str, ...], n_views: int) -> bool:
+        """Whether rows and those of their views stay on the disk while they are learnt from.
+
+        Views and mixtures are then done without: where images are that many they gain nothing.
+        """
+        values = len(self._images) * (1 + n_views) * self._bench.width(taps)
+        return 4 * values > COMFORTABLE_BYTES
 
     def _streamed(self, taps: tuple[str, ...], places: Sequence[int]) -> StreamedExamples:
         """The rows of the training images at these places, left on the disk."""

@@ -61,6 +61,8 @@ class _Pass:
         self._search, self._ending = Search(job, shop), Ending(job, shop)
         self._group_numbers: dict[str, tuple[int, ...]] = {}
         self._more = False
+        self._filled: tuple[str, str] | None = None
+        """The build at work, and the snapshot whose images all have their rows of it."""
 
     def run(self) -> PassDone:
         job = self._job
@@ -90,7 +92,7 @@ class _Pass:
             ended = self._ending.nothing_to_do(snapshot, bench, state, live)
             if ended is not None:
                 self._get_ready(bench, snapshot, self._plan_of(live, bench))
-                self._make_up_for_the_report(bench, snapshot, live)
+                self._make_up_for_the_report(bench, snapshot, live, waits=bool(ended.get("refine")))
                 if self._search.problem:
                     ended["reason"] += f"; {self._search.problem}"
                 return self.done(study=study and not ended.get("refine"), **ended)
@@ -123,6 +125,9 @@ class _Pass:
     def done(self, outcome: str, reason: str, **more: Any) -> PassDone:
         """The end of this pass, with the seconds that each phase took."""
         self._teller.enter(None)
+        if self._filled is not None and outcome != "cancelled":
+            build, snapshot_id = self._filled
+            self._shop.filled[self._job.model, build] = snapshot_id
         return PassDone(
             self._job.job_id,
             self._job.model,
@@ -130,7 +135,7 @@ class _Pass:
             reason,
             timeline=self._teller.timeline,
             tune=self._search.ordered,
-            more=self._more and outcome in ("published", "waiting", "unchanged"),
+            more=self._more and outcome in ("published", "waiting"),
             **more,
         )
 
@@ -177,15 +182,17 @@ class _Pass:
     def _first_part(self, bench: Bench, snapshot: Snapshot, state: LiveState) -> Snapshot:
         """What a first version is made of: a part, where most images still have to pass the backbone."""
         most = self._first_images(state)
-        if not most or len(snapshot.images) <= 2 * most:
+        missing = set(bench.store.missing([image.digest for image in snapshot.images])) if most else set()
+        if len(missing) <= 2 * most:
             return snapshot
-        missing = set(bench.store.missing([image.digest for image in snapshot.images]))
-        there = len(snapshot.images) - len(missing)
-        if there + 2 * most >= len(snapshot.images):
+        wanted = {image.digest for image in spread(snapshot.images, most)}
+        part = without(snapshot, missing - wanted)
+        try:
+            check_trainable(part)
+        except TooFewClasses:
             return snapshot
-        wanted = spread([image for image in snapshot.images if image.digest in missing], max(0, most - there))
         self._more = True
-        return without(snapshot, missing - {image.digest for image in wanted})
+        return part
 
     def _bench(self, base: str, live: Version | None) -> Bench:
         """The backbone at work. base: digest of the build that the settings name.
@@ -210,7 +217,10 @@ class _Pass:
         if bench.store.missing([image.digest for image in images]):
             self._teller.enter(Phase.EXTRACTING)
         bad = self._filler.images(bench, images)
-        return without(snapshot, bad) if bad else snapshot
+        if bad:
+            return without(snapshot, bad)
+        self._filled = bench.spec.digest, snapshot.snapshot_id
+        return snapshot
 
     def _learn(self, bench: Bench, snapshot: Snapshot, live: Version | None) -> Learned:
         learner, tuned = self._learner(bench, snapshot, live), self._search.tuned_plan(bench, live)
@@ -330,15 +340,10 @@ class _Pass:
         result = self._search.result() if job.tuned is not None else None
         report = first_report(job.model, draft, findings, decision, result)
         manifest = self._shop.versions.publish(job.model, learned.trained.head, draft, report)
-        self._shop.filled[job.model, bench.spec.digest] = snapshot.snapshot_id
         if learned.is_fast:
-            # Its report is worth the time only if it stays; the refined version decides that.
-            self._shop.unreported[job.model] = manifest, findings
+            # Its report is worth the time only if it stays: `_make_up_for_the_report` sees to that.
             return manifest
         self._get_ready(bench, snapshot, learned.plan)
-        fast = self._shop.unreported.pop(job.model, None)
-        if fast is not None and manifest.verdict == "hold":
-            report_later(self._shop, *fast)
         report_later(self._shop, manifest, findings)
         return manifest
 
@@ -353,15 +358,22 @@ class _Pass:
 
     # -- studies
 
-    def _make_up_for_the_report(self, bench: Bench, snapshot: Snapshot, live: Version | None) -> None:
-        """Complete the live version's report, if an earlier trainer ended before it came to that."""
-        if live is None or live.manifest.plan is None or live.manifest.instant:
+    def _make_up_for_the_report(
+        self, bench: Bench, snapshot: Snapshot, live: Version | None, *, waits: bool
+    ) -> None:
+        """Complete the live version's report, if an earlier trainer ended before it came to that.
+
+        waits: whether a refinement is due, which may take the place of a fast version.
+        """
+        if live is None or live.manifest.plan is None or (live.manifest.instant and waits):
             return
         if (self._job.model, live.number) in self._shop.reported:
             return
         same = (live.manifest.build, live.manifest.snapshot_id) == (bench.spec.digest, snapshot.snapshot_id)
         if same and self._shop.versions.page(self._job.model, live.number) is None:
             learned = self._learner(bench, snapshot, live).quick(live.manifest.plan)
+            if learned.trained.head.labels == live.head.labels:
+                learned = replace(learned, trained=replace(learned.trained, head=live.head))
             report_later(self._shop, live.manifest, self._findings(bench, snapshot, learned))
 
     def _is_best_already(self, live: Version, snapshot: Snapshot, bench: Bench, learned: Learned) -> bool:
@@ -369,6 +381,8 @@ class _Pass:
         if self._job.force:
             return False
         manifest = live.manifest
+        if manifest.instant:
+            return False
         same = (manifest.plan, manifest.snapshot_id, manifest.build)
         if same != (learned.plan, snapshot.snapshot_id, bench.spec.digest):
             return False

@@ -8,7 +8,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from tlserve.core.backbones import Speed
 from tlserve.core.errors import BackboneProblem, CorruptState
@@ -18,7 +17,7 @@ from tlserve.pipeline.bench import Bench
 from tlserve.pipeline.fast import FastHeads
 from tlserve.pipeline.options import GRAM_CACHE_MB
 from tlserve.plugin_host import PluginHost, is_whole, make_build
-from tlserve.release import Manifest, VersionStore
+from tlserve.release import VersionStore
 from tlserve.release.layout import StateLayout
 from tlserve.runtime import (
     Device,
@@ -69,8 +68,6 @@ class Workshop:
         self.fast_heads = FastHeads(gram_cache_mb * 2**20)
         self.filled: dict[tuple[str, str], str] = {}
         """By model and build: the snapshot whose every image had its row when a pass last ended well."""
-        self.unreported: dict[str, tuple[Manifest, Any]] = {}
-        """By model: its fast version, and what `reporting` needs for it, while the full recipe is due."""
         self.reported: set[tuple[str, int]] = set()
         """Model and number of the versions whose reports were, or will be, completed by this process."""
 
@@ -180,16 +177,24 @@ class Workshop:
             if not everything:
                 break
 
-    def tidy(self) -> None:
+    def tidy(self, *, now: bool = False) -> None:
         """Give back the space of cached rows that no image needs any more; seldom, as it reads them all."""
-        now = time.monotonic()
-        if now - self._tidied_at < TIDY_EVERY_SECONDS:
+        at = time.monotonic()
+        if not now and at - self._tidied_at < TIDY_EVERY_SECONDS:
             return
-        self._tidied_at = now
+        self._tidied_at = at
+        self._forget_models()
         wanted = self.catalog.digests()
         for bench in self._benches.values():
             bench.store.compact(wanted)
         self.remove_unused_builds()
+
+    def _forget_models(self) -> None:
+        """Let go of what is remembered of models whose folders are gone: they may have been large."""
+        for model in [model for model, (folder, _) in self._memories.items() if not folder.is_dir()]:
+            del self._memories[model]
+            self.fast_heads.forget(model=model)
+            self.filled = {key: filled for key, filled in self.filled.items() if key[0] != model}
 
     def remove_unused_builds(self) -> None:
         """Remove fine-tuned builds, and their rows, that no version names any more."""
@@ -211,6 +216,8 @@ class Workshop:
 
     def _remove(self, folder: Path) -> None:
         """A build, its rows and its session. Rows first: a build that a kill left without any is whole."""
+        self.fast_heads.forget(build=folder.name)
+        self.filled = {key: filled for key, filled in self.filled.items() if key[1] != folder.name}
         bench = self._benches.pop(folder.name, None)
         if bench is not None:
             bench.close()

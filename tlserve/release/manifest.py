@@ -99,8 +99,9 @@ class Manifest:
         return self.full_plan if self.instant else self.plan
 
     def is_refined_by(self, other: Manifest) -> bool:
-        """Whether this is a fast version and `other` the full recipe's from the same images."""
-        return self.instant and not other.instant and self.snapshot_id == other.snapshot_id
+        """Whether this is a fast version and `other` the full recipe's from the same images and build."""
+        same = (self.snapshot_id, self.build) == (other.snapshot_id, other.build)
+        return same and self.instant and not other.instant
 
     @property
     def created_iso(self) -> str:

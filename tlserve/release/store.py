@@ -231,7 +231,7 @@ class VersionStore:
         folder = self._folder(model)
         numbers = self.versions(model)
         state = self.live(model)
-        fast = self._fast(model, numbers) if len(numbers) > keep_versions else ()
+        fast = self._superseded(model, numbers, state.promoted) if len(numbers) > keep_versions else ()
         gone = versions_to_retire(numbers, state, keep_versions=keep_versions, leased=leased, fast=fast)
         with store_errors(folder, "retire versions in"):
             for number in gone:
@@ -239,14 +239,22 @@ class VersionStore:
             _remove_leftovers(folder, _RETIRING)
         return gone
 
-    def _fast(self, model: str, numbers: Sequence[int]) -> list[int]:
-        """Those of these versions that are fast ones; of a damaged one nobody knows."""
-        found = []
+    def refines(self, model: str, version: int) -> bool:
+        """Whether a version would take the place of a fast one that is live, made of the same images.
+
+        Raises UnknownVersion or CorruptState.
+        """
+        live = self.live(model).live
+        return live is not None and self.manifest(model, live).is_refined_by(self.manifest(model, version))
+
+    def _superseded(self, model: str, numbers: Sequence[int], promoted: Sequence[int]) -> list[int]:
+        """The fast ones of which a refined one was promoted; of damaged ones nobody knows."""
+        manifests = []
         for number in numbers:
             with contextlib.suppress(TlserveError):
-                if self.manifest(model, number).instant:
-                    found.append(number)
-        return found
+                manifests.append(self.manifest(model, number))
+        refined = [manifest for manifest in manifests if manifest.version in promoted]
+        return [one.version for one in manifests if any(one.is_refined_by(other) for other in refined)]
 
     # -- paths
 

@@ -93,7 +93,7 @@ class Scheduler:
             self._retries.forgive(model)
         self._queue(PassRequest(new_id(), model, asked=asked))
 
-    def go_on(self, model: str, noticed_at: float | None) -> None:
+    def go_on(self, model: str, noticed_at: float | None = None) -> None:
         """A pass left images of a first import for the next one: other models' changes go before that."""
         self._queue(PassRequest(new_id(), model, noticed_at, goes_on=True))
 

@@ -5,7 +5,7 @@ look wrong. Trainer only. Rows and labels come in, heads and numbers come out; n
 touched here.
 """
 
-from tlserve.training.examples import Examples, StreamedExamples
+from tlserve.training.examples import COMFORTABLE_BYTES, Examples, StreamedExamples
 from tlserve.training.fit import train, train_softmax
 from tlserve.training.instant import InstantState
 from tlserve.training.judged import judged_on
@@ -13,12 +13,13 @@ from tlserve.training.learning_curve import LearningCurve, learning_curve
 from tlserve.training.linear import TrainingCancelled
 from tlserve.training.prediction import measured_speed, predicted_seconds
 from tlserve.training.rows import ArrayRows, RowSource
-from tlserve.training.similarity import chance_level, score_taps
+from tlserve.training.similarity import chance_level, images_to_score, score_taps
 from tlserve.training.steady import steady_accuracy
 from tlserve.training.suspects import likely_mislabelled
 from tlserve.training.trained import OutOfFold, TrainedHead
 
 __all__ = [
+    "COMFORTABLE_BYTES",
     "ArrayRows",
     "Examples",
     "InstantState",
@@ -29,6 +30,7 @@ __all__ = [
     "TrainedHead",
     "TrainingCancelled",
     "chance_level",
+    "images_to_score",
     "judged_on",
     "learning_curve",
     "likely_mislabelled",
