@@ -30,7 +30,7 @@ class Recipe:
     """Whether a change is first answered by the best head that can be had at once."""
     instant_budget_seconds: float = 1.0
     """What learning that head may take."""
-    first_images: int = 2_000
+    first_images: int = 1_000
     """Of a model without a version: the first is learnt from so many images; 0: from all there are."""
 
 

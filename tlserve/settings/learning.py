@@ -61,7 +61,7 @@ class LearningDefaults(BaseModel):
         default=1.0, gt=0, allow_inf_nan=False, description="What learning that head may take."
     )
     first_images: int = Field(
-        default=2_000, ge=0, description="Images that a model's first version is learnt from; 0: all."
+        default=1_000, ge=0, description="Images that a model's first version is learnt from; 0: all."
     )
     study: bool = Field(
         default=True, description="Look for a better version in the background once one is live."
