@@ -31,11 +31,11 @@ class SlowDisk(VersionStore):
         self.reached, self.gate = threading.Event(), threading.Event()
         self.gate.set()
 
-    def write_live(self, model: str, state: LiveState) -> None:
+    def write_live(self, model: str, state: LiveState) -> int:
         self.reached.set()
         if not self.gate.wait(30):
             raise TimeoutError("the test never opened the gate")
-        super().write_live(model, state)
+        return super().write_live(model, state)
 
 
 @asynccontextmanager

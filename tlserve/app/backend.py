@@ -201,7 +201,10 @@ class DaemonBackend:
         return self._daemon.scheduler.retrain(model, accept_deletions=accept_deletions)
 
     async def promote(self, model: str, version: str) -> VersionLine:
-        number = await self._number(model, version)
+        self.get_model(model)
+        # A number that is not there is noticed where it is read.
+        is_number = version.isascii() and version.isdecimal()
+        number = int(version) if is_number else await self._number(model, version)
         state = await self._daemon.releases.go_live(model, number, reason="promoted by a person")
         return await self._line(model, state.live)
 

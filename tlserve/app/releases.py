@@ -118,8 +118,7 @@ class Releases:
     async def go_live(self, model: str, version: int, *, reason: str) -> LiveState:
         """Make `version` live. Raises UnknownVersion, CorruptState or NotLoaded; the old one stays then."""
         async with self._changing[model]:
-            state, loaded = await self._read(model), await self._load(model, version)
-            refines = await asyncio.to_thread(self._refines, model, version)
+            state, loaded, refines = await asyncio.to_thread(self._considered, model, version)
             new = promoted(state, version, time.time(), reason, refines=refines)
             return await self._commit(new, loaded, reason, None)
 
@@ -145,10 +144,9 @@ class Releases:
                 raise Superseded(model, version, f"it waits for: tlserve promote {model} {version}")
             if state.live != judged_against:
                 raise Superseded(model, version, f"version {state.live} went live since it was judged")
-            loaded = await self._load(model, version)
+            _, loaded, refines = await asyncio.to_thread(self._considered, model, version)
             now = time.time()
             seconds = None if noticed_at is None else max(0.0, now - noticed_at)
-            refines = await asyncio.to_thread(self._refines, model, version)
             new = promoted(
                 state,
                 version,
@@ -219,12 +217,15 @@ class Releases:
         self._states[model] = await asyncio.to_thread(self._store.live, model)
         return self._states[model]
 
-    def _refines(self, model: str, version: int) -> bool:
-        """As the store says; a live version that is damaged is none to be refined."""
-        try:
-            return self._store.refines(model, version)
-        except TlserveError:
-            return False
+    def _considered(self, model: str, version: int) -> tuple[LiveState, Stored, bool]:
+        """On a thread, all at once: under load each way there and back waits its turn.
+
+        LIVE as it is on disk, the version, and whether it refines the fast version that is live.
+        """
+        state, loaded = self._store.live(model), stored(self._store, model, version)
+        live = self._manifests.get(model)
+        refines = live is not None and live.version == state.live and live.is_refined_by(loaded[0])
+        return state, loaded, refines
 
     async def _load(self, model: str, version: int) -> Stored:
         return await asyncio.to_thread(stored, self._store, model, version)
@@ -247,7 +248,7 @@ class Releases:
         assert new.live is not None
         model = manifest.model
         try:
-            await self._write(model, new)
+            n_versions = await self._write(model, new)
         except BaseException:
             self._pool.discard(served)
             raise
@@ -266,15 +267,19 @@ class Releases:
             took = f", {seconds:.2f} s after the change ({told})"
         self._board.said(model, "swap", f"version {new.live} is live{took}: {reason}", new.live)
         self._export(model)
-        await self._retire(model)
+        if n_versions > self._keep_versions(model):
+            await self._retire(model)
         return self._states[model]
 
-    async def _write(self, model: str, state: LiveState) -> None:
-        async def written() -> None:
-            await asyncio.to_thread(self._store.write_live, model, state)
-            self._states[model] = state
+    async def _write(self, model: str, state: LiveState) -> int:
+        """Returns how many versions there are."""
 
-        await to_its_end(written())
+        async def written() -> int:
+            n_versions = await asyncio.to_thread(self._store.write_live, model, state)
+            self._states[model] = state
+            return n_versions
+
+        return await to_its_end(written())
 
     async def retire(self, model: str) -> None:
         """Delete versions beyond what is kept, after one was published that does not go live."""

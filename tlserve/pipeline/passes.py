@@ -158,7 +158,7 @@ class _Pass:
             touched=job.touched,
             most_unread=most_unread,
             accept_deletions=job.accept_deletions,
-            on_progress=self._teller.tell,
+            on_progress=self._teller.tell_with_time_left,
             cancelled=self._teller.cancelled,
         )
         self._teller.check_cancelled()

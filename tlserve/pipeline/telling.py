@@ -9,6 +9,7 @@ from tlserve.core.lifecycle import Phase
 from tlserve.core.messages import Event, Progress
 
 PROGRESS_EVERY_SECONDS = 0.2
+FEWEST_SECONDS_FOR_A_RATE = 1.0
 
 Emit = Callable[[Event], None]
 
@@ -51,6 +52,14 @@ class Teller:
         """How far the present phase is; told a few times a second at most, and at its end."""
         if self._phase is not None and self._is_time(done == total):
             self.emit(Progress(self.job_id, self.model, self._phase, done, total, per_second, seconds_left))
+
+    def tell_with_time_left(self, done: int, total: int) -> None:
+        """As `tell`, reckoning on what is left taking as long as what was done in this phase."""
+        seconds = time.perf_counter() - self._phase_began
+        if seconds < FEWEST_SECONDS_FOR_A_RATE or not done:
+            self.tell(done, total)
+        else:
+            self.tell(done, total, done / seconds, (total - done) * seconds / done)
 
     def check_cancelled(self) -> None:
         """Raises Cancelled."""

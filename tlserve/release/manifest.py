@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal, cast
 
 from tlserve.core.head import Head
@@ -184,8 +185,12 @@ def manifest_to_json(manifest: Manifest) -> bytes:
     return json.dumps(fields, indent=1).encode() + b"\n"
 
 
+@lru_cache(maxsize=64)
 def manifest_from_json(data: bytes) -> Manifest:
-    """The inverse of `manifest_to_json`; raises ValueError for anything else."""
+    """The inverse of `manifest_to_json`; raises ValueError for anything else.
+
+    The latest are remembered by their bytes: one promotion reads the same file several times.
+    """
     try:
         raw = json.loads(data)
         if raw.pop("format") != FORMAT:

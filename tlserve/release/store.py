@@ -214,17 +214,20 @@ class VersionStore:
                 f"tlserve promote {model} N (published: {published})"
             ) from exc
 
-    def write_live(self, model: str, state: LiveState) -> None:
-        """Replace LIVE; a reader, or a crash, sees the old one or the new one.
+    def write_live(self, model: str, state: LiveState) -> int:
+        """Replace LIVE; a reader, or a crash, sees the old one or the new one. Returns how many versions are
+        on disk.
 
-        Raises UnknownVersion when the live version is not on disk, StoreUnavailable.
+        Raises UnknownVersion when the live version is not there, StoreUnavailable.
         """
-        if state.live is not None and state.live not in (known := self.versions(model)):
+        known = self.versions(model)
+        if state.live is not None and state.live not in known:
             raise UnknownVersion(model, str(state.live), tuple(known))
         path = self._folder(model) / LIVE
         with store_errors(path, "write"):
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(path, live_to_json(state))
+        return len(known)
 
     def retire(self, model: str, keep_versions: int, leased: Collection[int] = ()) -> list[int]:
         """Delete what `versions_to_retire` names; returns the numbers, ascending."""
