@@ -94,7 +94,7 @@ def test_a_live_file_with_another_kind_of_backbone_is_refused(backbone: object) 
 def test_live_forgets_what_is_retired_and_old_history() -> None:
     state = without_retired(pinned(after(1, 2, 3), 1), [2, 3])
     assert (state.promoted, state.pinned) == ((2, 3), ())
-    assert len(after(*range(1, 1_000)).history) == 500
+    assert len(after(*range(1, 1_000)).history) == 200
 
 
 ALL = range(1, 10)

@@ -16,7 +16,7 @@ from tlserve.core.errors import NotReady
 from tlserve.core.lifecycle import Promotion
 
 FORMAT = 1
-HISTORY_LIMIT = 500
+HISTORY_LIMIT = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +135,8 @@ def _change_to_json(change: LiveChange) -> str:
     return f"  {json.dumps(asdict(change))}"
 
 
-@lru_cache(maxsize=16)
 def live_from_json(data: bytes) -> LiveState:
-    """The inverse of `live_to_json`; raises ValueError for anything else.
-
-    The latest few are remembered by their bytes: one promotion reads the same file several times.
-    """
+    """The inverse of `live_to_json`; raises ValueError for anything else."""
     try:
         raw = json.loads(data)
         if raw["format"] != FORMAT:

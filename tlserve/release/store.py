@@ -55,6 +55,8 @@ class VersionStore:
 
     def __init__(self, models_dir: Path) -> None:
         self._models_dir = models_dir
+        self._live_files: dict[str, tuple[bytes, LiveState]] = {}
+        """What LIVE of a model held when it was last read or written: one promotion reads it often."""
 
     # -- reading
 
@@ -202,7 +204,11 @@ class VersionStore:
         path = self._folder(model) / LIVE
         try:
             with store_errors(path, "read"):
-                return live_from_json(path.read_bytes())
+                data = path.read_bytes()
+            known = self._live_files.get(model)
+            if known is None or known[0] != data:
+                known = self._live_files[model] = data, live_from_json(data)
+            return known[1]
         except StoreUnavailable as exc:
             if isinstance(exc.__cause__, FileNotFoundError | NotADirectoryError):
                 return LiveState()
@@ -226,7 +232,9 @@ class VersionStore:
         path = self._folder(model) / LIVE
         with store_errors(path, "write"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(path, live_to_json(state))
+            data = live_to_json(state)
+            replace_file(path, data)
+        self._live_files[model] = data, state
         return len(known)
 
     def retire(self, model: str, keep_versions: int, leased: Collection[int] = ()) -> list[int]:
