@@ -5,6 +5,7 @@ Run with TLSERVE_KILLS=200 for a long one; the seed of a run stands in the name 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.flow.daemon_process import DaemonProcess, draw_shapes, running, wait_until
@@ -60,7 +62,8 @@ def kill_somebody(daemon: DaemonProcess, dice: random.Random) -> None:
     """The trainer, the daemon, or both, whatever they are doing; and the daemon is started again."""
     trainer = trainer_of(daemon)
     if trainer is not None and dice.random() < 0.6:
-        trainer.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # the daemon ended it a moment ago
+            trainer.kill()
     if trainer is None or dice.random() < 0.4:
         daemon.kill()
         daemon.start()

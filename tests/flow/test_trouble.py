@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import struct
@@ -29,8 +30,9 @@ GIVE_UP_SECONDS = 60.0
 def trainer_of(daemon: DaemonProcess) -> psutil.Process | None:
     assert daemon.process is not None
     for child in psutil.Process(daemon.process.pid).children():
-        if "tlserve.pipeline" in " ".join(child.cmdline()):
-            return child
+        with contextlib.suppress(psutil.Error):  # one that was killed a moment ago
+            if "tlserve.pipeline" in " ".join(child.cmdline()):
+                return child
     return None
 
 
