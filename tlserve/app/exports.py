@@ -21,7 +21,7 @@ log = logging.getLogger("tlserve.exports")
 RETRY_SECONDS = (1.0, 5.0, 30.0, 300.0)
 REST_SECONDS, LONGEST_REST_SECONDS = 3.0, 30.0
 """Between two exports of one model, doubled while LIVE goes on changing: twenty swaps a second are not worth
-twenty graphs a second, nor one every three, for each takes most of a second of a core."""
+twenty graphs a second, nor one every three."""
 
 Wanted = tuple[int, tuple[int, ...]]
 """The live version, and the pinned ones."""

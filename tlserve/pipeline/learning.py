@@ -267,7 +267,7 @@ class Learner:
     def _are_too_many(self, taps: tuple[str, ...], n_views: int) -> bool:
         """Whether rows and those of their views stay on the disk while they are learnt from.
 
-        Views and mixtures are then done without: where images are that many they gain nothing.
+        Views and mixtures are then done without.
         """
         values = len(self._images) * (1 + n_views) * self._bench.width(taps)
         return 4 * values > COMFORTABLE_BYTES
